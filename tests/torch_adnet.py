@@ -10,7 +10,6 @@ import math
 
 import torch
 from torch import nn
-
 from torch_trunks import BatchNorm, EfficientNetLite, Encoder, ResNet
 
 VARIANTS = ('baseline', 'intra_frame', 'anchor', 'anchor_diffusion', 'full')
@@ -35,9 +34,7 @@ class ASPP(nn.Module):
       branch = nn.Sequential(nn.Conv2d(inputs, width, 3, 1, rate, rate, bias=False), norm(width))
       setattr(self, f'conv{i + 2}', branch)
     self.image_pooling = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(inputs, width, 1, bias=False), norm(width))
-    self.conv_bn_dropout = nn.Sequential(
-      nn.Conv2d(5 * width, width, 1, bias=False), norm(width), nn.Dropout2d(dropout)
-    )
+    self.conv_bn_dropout = nn.Sequential(nn.Conv2d(5 * width, width, 1, bias=False), norm(width), nn.Dropout2d(dropout))
 
   def forward(self, x):
     pooled = self.image_pooling(x).expand(-1, -1, x.shape[2], x.shape[3])
@@ -47,7 +44,7 @@ class ASPP(nn.Module):
 
 def diffuse(queries, current):
   """softmax(Q Xt^T / sqrt(c)) Xt over the current frame's pixels: Eq. 1 and 2; (b, c, h, w) each -> (b, c, h, w)."""
-  b, c, h, w = current.shape
+  b, c = current.shape[:2]
   x = current.flatten(2)  # (b, c, n)
   scores = queries.flatten(2).transpose(1, 2) @ x / math.sqrt(c)  # (b, n of queries, n)
   return (x @ scores.softmax(-1).transpose(1, 2)).view(b, c, *queries.shape[2:])

@@ -7,7 +7,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-
 from torch_adnet import NEEDS_ANCHOR
 
 NORMALIZATIONS = ('released', 'torchvision', 'efficientnet')
@@ -17,8 +16,8 @@ PROTOCOLS = ('paper', 'released')
 def normalize(rgb: np.ndarray, convention: str) -> np.ndarray:
   """Network input of an RGB image, values 0..255: float32 (..., h, w, 3) of the same shape.
 
-  'released': channel order BGR, 0..255 less the released mean. 'torchvision': RGB, 0..1, mean and deviation of ImageNet.
-  'efficientnet': RGB, (x - 127) / 128.
+  'released': channel order BGR, 0..255 less the released mean. 'torchvision': RGB, 0..1, standardised by ImageNet's
+  mean and deviation. 'efficientnet': RGB, (x - 127) / 128.
   """
   x = np.asarray(rgb, np.float32)
   if convention == 'released':

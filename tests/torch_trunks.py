@@ -135,7 +135,9 @@ class ResNet(Encoder):
     classes: outputs of the classifier `fc`, None for no classifier.
   """
 
-  def __init__(self, depth, stem='deep', output_stride=8, multi_grid=(1, 2, 4), batch_norm='abs', eps=1e-5, classes=None):
+  def __init__(
+    self, depth, stem='deep', output_stride=8, multi_grid=(1, 2, 4), batch_norm='abs', eps=1e-5, classes=None
+  ):
     super().__init__()
     if output_stride not in (8, 16, 32):
       raise ValueError(f'output stride is 8, 16 or 32, not {output_stride}')
@@ -189,7 +191,7 @@ class ResNet(Encoder):
 
 
 class SameConv2d(nn.Conv2d):
-  """Convolution with TensorFlow's SAME padding: output side ceil(side / stride), the odd pixel of padding at the far end."""
+  """Convolution with TensorFlow's SAME padding: output side ceil(side / stride), an odd pixel goes to the far end."""
 
   def forward(self, x):
     pads = []
@@ -228,8 +230,8 @@ class InvertedResidual(nn.Module):
 def efficientnet_layout(number: int, output_stride: int):
   """Rows (inputs, outputs, kernel, stride, expansion, dilation, stage), one a block.
 
-  A stage that no longer strides dilates its depthwise convolutions instead, its first block too: as the ResNet does, not
-  as networks that leave the formerly strided block undilated.
+  A stage that no longer strides dilates its depthwise convolutions instead, its first block too: as the ResNet does,
+  not as networks that leave the formerly strided block undilated.
   """
   width, depth = EFFICIENTNET_FACTORS[number]
   rows, inputs, reached, dilation = [], 32, 2, 1

@@ -1,4 +1,4 @@
-"""Random weights for the oracle under which a comparison means something, and weight files as others would write them."""
+"""Random weights for the oracle under which a comparison means something, and weight files as others write them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import torch
 from torch import nn
-
 from torch_inference import normalize
 from torch_trunks import BasicBlock, BatchNorm, Bottleneck, Encoder, InvertedResidual
 
@@ -29,7 +28,7 @@ def random_images(seed: int, count: int, height: int, width: int) -> np.ndarray:
   return images
 
 
-def random_weights(model: nn.Module, seed: int, normalization: str = 'released', spread: float = 1.0) -> nn.Module:
+def random_weights(model: nn.Module, seed: int, normalization: str = 'released', spread: float = 0.8) -> nn.Module:
   """Draws weights under which a comparison means something; returns the model, in evaluation mode.
 
   Batch norm scales have both signs. Running statistics are those of a few random images, then moved away from them. The
