@@ -1,0 +1,104 @@
+"""Training pairs, each a function of (seed, index) alone, read and augmented ahead of the step by Grain's threads.
+
+Index i of the stream is sample i % batch of step i // batch. Knows nothing of models or devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import grain
+import numpy as np
+
+from adnet_jax import errors
+from adnet_jax.data import datasets
+from adnet_jax.data import transforms
+
+
+@dataclasses.dataclass(frozen=True)
+class PairSource:
+  """Random-access source of training pairs for Grain.
+
+  Attributes:
+    clips: training clips, each with a mask of its first frame.
+    photographs: still images; may be empty.
+    stills_fraction: probability that a pair is two augmentations of one photograph.
+    augmentation: what each frame of a pair goes through by itself.
+    seed: with the index, decides everything random.
+    length: number of samples.
+  """
+
+  clips: Sequence[datasets.Clip]
+  photographs: Sequence[datasets.Photograph]
+  stills_fraction: float
+  augmentation: transforms.Augmentation
+  seed: int
+  length: int
+
+  def __len__(self) -> int:
+    return self.length
+
+  def _choose(self, index: int) -> tuple[np.random.Generator, datasets.Photograph | tuple[datasets.Clip, int, int]]:
+    rng = np.random.default_rng((self.seed, index))
+    if self.photographs and rng.random() < self.stills_fraction:
+      return rng, self.photographs[rng.integers(len(self.photographs))]
+    clip = self.clips[rng.integers(len(self.clips))]
+    # The first frame is the anchor, and any other annotated frame the current one (paper Sec. 4, "Training").
+    annotated = clip.annotated
+    frame = annotated[rng.integers(1, len(annotated))] if len(annotated) > 1 else annotated[0]
+    return rng, (clip, annotated[0], frame)
+
+  def sample_id(self, index: int) -> str:
+    """What sample `index` is made of, 'clip/00000+00012' or 'still/name', without reading it."""
+    _, chosen = self._choose(index)
+    if isinstance(chosen, datasets.Photograph):
+      return f'still/{chosen.name}'
+    clip, anchor, frame = chosen
+    return f'{clip.name}/{clip.frames[anchor].stem}+{clip.frames[frame].stem}'
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    """The pair: 'images' (2, crop, crop, 3) uint8 RGB and 'masks' (2, crop, crop) uint8; [0] is the anchor."""
+    rng, chosen = self._choose(int(index))
+    if isinstance(chosen, datasets.Photograph):
+      pair = [datasets.read_pair(chosen.image, chosen.mask)] * 2
+    else:
+      clip, *frames = chosen
+      pair = [datasets.read_pair(clip.frames[frame], clip.masks[frame]) for frame in frames]
+    augmented = [transforms.augment(image, mask, self.augmentation, rng) for image, mask in pair]
+    return {'images': np.stack([image for image, _ in augmented]), 'masks': np.stack([mask for _, mask in augmented])}
+
+
+def pair_source(config: Any, clips: Sequence[datasets.Clip],
+                photographs: Sequence[datasets.Photograph]) -> PairSource:
+  """The source that a validated configuration describes."""
+  usable = [clip for clip in clips if clip.masks[0] is not None]
+  if not usable:
+    raise errors.DataError('no training clip has a mask of its first frame', config.data.root, 'the anchor needs one')
+  augmentation = transforms.Augmentation(config.data.crop, config.data.rotation, config.data.flip, config.data.colour)
+  return PairSource(usable, photographs, config.data.stills_fraction, augmentation, config.seed,
+                    config.steps * config.batch)
+
+
+def batches(source: PairSource, *, batch: int, first_step: int, workers: int, process: int = 0,
+            processes: int = 1) -> Iterator[dict[str, np.ndarray]]:
+  """This process's share of each global batch from `first_step` on: contiguous rows, read ahead by threads.
+
+  Threads, not processes: decoding and warping release Python's lock, and nothing has to be copied between processes.
+  """
+  if batch % processes:
+    raise errors.UsageError(f'batch={batch} is not divisible by {processes} processes', 'batch', 'choose a multiple')
+  share = batch // processes
+  cv2.setNumThreads(1)
+  threads = workers if workers >= 0 else min(16, os.cpu_count() or 1)
+  first, last = first_step * batch, len(source)
+
+  def position(i: int) -> int:
+    return first + i // share * batch + process * share + i % share
+
+  dataset = grain.MapDataset.range((last - first) // processes).map(lambda i: source[position(int(i))])
+  options = grain.ReadOptions(num_threads=max(threads, 1), prefetch_buffer_size=max(4 * share, 2 * threads))
+  yield from dataset.to_iter_dataset(options).batch(share)

@@ -1,0 +1,135 @@
+"""Non-local and anchor-diffusion operations of the paper (Eq. 1 and 2) as pure functions of arrays.
+
+Both attend over the pixels of the *current* frame: its embeddings are keys and values, so that one pass with the
+queries [X0; Xt] serves both branches. Knows nothing of modules or images.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+
+# Above this many bytes of float32 scores a frame, `attend` works blockwise: the full model at 857 x 481 needs 350 MB.
+EXACT_BYTES = 64 * 2**20
+BLOCK = 512
+
+
+def attend_exact(queries: jax.Array, context: jax.Array) -> jax.Array:
+  """softmax(Q K^T / sqrt(c)) K with the whole matrix in memory.
+
+  Args:
+    queries: (b, n, c), X0 (anchor diffusion), Xt (intra-frame), or both, one after the other.
+    context: (b, m, c), Xt: keys and values.
+
+  Returns:
+    (b, n, c) in the dtype of `context`; the softmax is float32.
+  """
+  scores = jnp.einsum('bnc,bmc->bnm', queries, context, preferred_element_type=jnp.float32)
+  weights = jax.nn.softmax(scores / math.sqrt(context.shape[-1]), axis=-1)
+  return jnp.einsum('bnm,bmc->bnc', weights.astype(context.dtype), context)
+
+
+def attend_blockwise(queries: jax.Array, context: jax.Array, block: int = BLOCK) -> jax.Array:
+  """The values and gradients of `attend_exact` from (n, block) pieces of the matrix: memory O((n + m) c + n block).
+
+  Args:
+    queries: (b, n, c).
+    context: (b, m, c).
+    block: number of context pixels at a time.
+
+  Returns:
+    (b, n, c) in the dtype of `context`.
+  """
+  return _blockwise(queries, context, min(block, context.shape[1]))
+
+
+def attend(queries: jax.Array, context: jax.Array) -> jax.Array:
+  """`attend_exact` where its matrix is small, `attend_blockwise` otherwise: the one place of that choice."""
+  if 4 * queries.shape[1] * context.shape[1] <= EXACT_BYTES:
+    return attend_exact(queries, context)
+  return attend_blockwise(queries, context)
+
+
+def anchor_diffusion(anchor: jax.Array, current: jax.Array) -> jax.Array:
+  """X~t = P Xt with P = softmax(X0 Xt^T / sqrt(c)), Eq. 1 and 2: (b, n, c), (b, m, c) -> (b, n, c)."""
+  return attend(anchor, current)
+
+
+def intra_frame(current: jax.Array) -> jax.Array:
+  """The non-local operation of the current frame with itself: (b, m, c) -> (b, m, c)."""
+  return attend(current, current)
+
+
+def anchor_diffusion_and_intra_frame(anchor: jax.Array, current: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Both branches in one pass over the current frame's pixels: (b, n, c), (b, m, c) -> (b, n, c), (b, m, c)."""
+  both = attend(jnp.concatenate([anchor, current], axis=1), current)
+  return both[:, :anchor.shape[1]], both[:, anchor.shape[1]:]
+
+
+def _blocks(context: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
+  """(b, m, c) -> (blocks, b, block, c) zero-padded, and (blocks, block) True where a pixel is real."""
+  b, m, c = context.shape
+  count = -(-m // block)
+  padded = jnp.pad(context, ((0, 0), (0, count * block - m), (0, 0)))
+  valid = (jnp.arange(count * block) < m).reshape(count, block)
+  return jnp.moveaxis(padded.reshape(b, count, block, c), 1, 0), valid
+
+
+def _scores(queries: jax.Array, keys: jax.Array, valid: jax.Array) -> jax.Array:
+  scores = jnp.einsum('bnc,bmc->bnm', queries, keys, preferred_element_type=jnp.float32)
+  return jnp.where(valid, scores / math.sqrt(keys.shape[-1]), -jnp.inf)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _blockwise(queries: jax.Array, context: jax.Array, block: int) -> jax.Array:
+  return _blockwise_forward(queries, context, block)[0]
+
+
+def _blockwise_forward(queries, context, block):
+  """A running maximum and sum over the blocks of keys (Milakov and Gimelshein 2018)."""
+  b, n, c = queries.shape
+
+  def step(carry, item):
+    highest, total, weighted = carry
+    keys, valid = item
+    scores = _scores(queries, keys, valid)  # (b, n, block)
+    new_highest = jnp.maximum(highest, scores.max(-1))
+    rescale = jnp.exp(highest - new_highest)
+    weights = jnp.exp(scores - new_highest[..., None])
+    weighted = weighted * rescale[..., None] + jnp.einsum(
+        'bnm,bmc->bnc', weights.astype(keys.dtype), keys, preferred_element_type=jnp.float32)
+    return (new_highest, total * rescale + weights.sum(-1), weighted), None
+
+  start = (jnp.full((b, n), -jnp.inf), jnp.zeros((b, n)), jnp.zeros((b, n, c)))
+  (highest, total, weighted), _ = jax.lax.scan(step, start, _blocks(context, block))
+  result = (weighted / total[..., None]).astype(context.dtype)
+  return result, (queries, context, result, highest + jnp.log(total))
+
+
+def _blockwise_backward(block, saved, gradient):
+  """Recomputes each block's weights from the saved log-sum; context is both key and value, so it gets both parts."""
+  queries, context, result, log_total = saved
+  gradient = gradient.astype(jnp.float32)
+  scale = 1 / math.sqrt(context.shape[-1])
+  inner = (gradient * result.astype(jnp.float32)).sum(-1)  # (b, n)
+
+  def step(queries_gradient, item):
+    keys, valid = item
+    weights = jnp.exp(_scores(queries, keys, valid) - log_total[..., None])
+    keys = keys.astype(jnp.float32)
+    towards = weights * (jnp.einsum('bnc,bmc->bnm', gradient, keys) - inner[..., None]) * scale
+    queries_gradient += jnp.einsum('bnm,bmc->bnc', towards, keys)
+    as_value = jnp.einsum('bnm,bnc->bmc', weights, gradient)
+    as_key = jnp.einsum('bnm,bnc->bmc', towards, queries.astype(jnp.float32))
+    return queries_gradient, as_value + as_key
+
+  queries_gradient, blocks = jax.lax.scan(step, jnp.zeros(queries.shape), _blocks(context, block))
+  b, m, c = context.shape
+  context_gradient = jnp.moveaxis(blocks, 0, 1).reshape(b, -1, c)[:, :m]
+  return queries_gradient.astype(queries.dtype), context_gradient.astype(context.dtype)
+
+
+_blockwise.defvjp(_blockwise_forward, _blockwise_backward)

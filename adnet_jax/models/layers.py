@@ -1,0 +1,296 @@
+"""Convolutions, normalisation and resizing as pure functions, and the one module that holds a convolution's parameters.
+
+Knows nothing of networks, weights files or training. Arrays are (b, h, w, c); kernels are (kh, kw, in, out).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import math
+from collections.abc import Iterator, Sequence
+
+import flax.nnx as nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+# Dilation from which a convolution on a CPU is done as matrix products over each tap's valid region: XLA's CPU
+# convolution spends most of its work on the padding there (docs/architecture.md has the measurement).
+TAPS_FROM_DILATION = 8
+
+_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar('platform', default=None)
+
+
+@contextlib.contextmanager
+def lowering_for(platform: str) -> Iterator[None]:
+  """Chooses the convolution forms for `platform` ('cpu', 'gpu', 'tpu') instead of JAX's default backend."""
+  token = _platform.set(platform)
+  try:
+    yield
+  finally:
+    _platform.reset(token)
+
+
+def target_platform() -> str:
+  """The platform that the program being traced will run on: 'cpu', 'gpu' or 'tpu'."""
+  return _platform.get() or jax.default_backend()
+
+
+def symmetric_padding(size: Sequence[int], dilation: int) -> Padding:
+  """PyTorch's padding = dilation * (k - 1) / 2 for a kernel of `size` (kh, kw), both odd."""
+  vertical, horizontal = (dilation * (k - 1) // 2 for k in size)
+  return (vertical, vertical), (horizontal, horizontal)
+
+
+def tensorflow_same_padding(shape: Sequence[int], size: Sequence[int], stride: int, dilation: int) -> Padding:
+  """TensorFlow's 'same' padding of an (h, w) `shape`: output ceil(n / stride), the odd pixel at the far edge."""
+  pads = []
+  for n, k in zip(shape, size, strict=True):
+    total = max((math.ceil(n / stride) - 1) * stride + dilation * (k - 1) + 1 - n, 0)
+    pads.append((total // 2, total - total // 2))
+  return pads[0], pads[1]
+
+
+def conv(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, padding: Padding) -> jax.Array:
+  """Dense convolution (b, h, w, i) * (kh, kw, i, o) -> (b, h', w', o) in the fastest exact form for the platform."""
+  if kernel.shape[:2] == (1, 1) and not any(map(any, padding)):
+    if stride > 1:
+      x = x[:, ::stride, ::stride]
+    return jax.lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
+  if target_platform() == 'cpu' and stride == 1 and dilation >= TAPS_FROM_DILATION:
+    return _conv_by_taps(x, kernel, dilation, padding)
+  return jax.lax.conv_general_dilated(
+      x, kernel, (stride, stride), padding, rhs_dilation=(dilation, dilation),
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, padding: Padding) -> jax.Array:
+  """Depthwise convolution (b, h, w, c) * (kh, kw, 1, c) -> (b, h', w', c) in the fastest exact form."""
+  if target_platform() == 'cpu':
+    return _depthwise_by_shifts(x, kernel, stride, dilation, padding)
+  return jax.lax.conv_general_dilated(
+      x, kernel, (stride, stride), padding, rhs_dilation=(dilation, dilation),
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=x.shape[-1])
+
+
+def _conv_by_taps(x: jax.Array, kernel: jax.Array, dilation: int, padding: Padding) -> jax.Array:
+  """Stride 1: one matrix product a tap over the region where the tap meets the image, summed in place."""
+  b, h, w, _ = x.shape
+  kh, kw, _, out = kernel.shape
+  (top, bottom), (left, right) = padding
+  rows, columns = h + top + bottom - dilation * (kh - 1), w + left + right - dilation * (kw - 1)
+  y = jnp.zeros((b, rows, columns, out), x.dtype)
+  for i in range(kh):
+    for j in range(kw):
+      # Output row r reads input row r + dy.
+      dy, dx = i * dilation - top, j * dilation - left
+      r0, r1 = max(0, -dy), min(rows, h - dy)
+      c0, c1 = max(0, -dx), min(columns, w - dx)
+      if r0 >= r1 or c0 >= c1:
+        continue
+      part = jax.lax.dot_general(x[:, r0 + dy:r1 + dy, c0 + dx:c1 + dx], kernel[i, j], (((3,), (0,)), ((), ())))
+      y = y + jnp.pad(part, ((0, 0), (r0, rows - r1), (c0, columns - c1), (0, 0)))
+  return y
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _depthwise_by_shifts(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: Padding) -> jax.Array:
+  """Sum of kh * kw shifted products, which XLA fuses into one loop (its grouped convolution is 20 times slower)."""
+  kh, kw = kernel.shape[:2]
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  rows = (x.shape[1] - dilation * (kh - 1) - 1) // stride + 1
+  columns = (x.shape[2] - dilation * (kw - 1) - 1) // stride + 1
+  y = None
+  for i in range(kh):
+    for j in range(kw):
+      r, c = i * dilation, j * dilation
+      tap = x[:, r:r + (rows - 1) * stride + 1:stride, c:c + (columns - 1) * stride + 1:stride] * kernel[i, j, 0]
+      y = tap if y is None else y + tap
+  return y
+
+
+def _depthwise_forward(x, kernel, stride, dilation, padding):
+  return _depthwise_by_shifts(x, kernel, stride, dilation, padding), (x, kernel)
+
+
+def _depthwise_backward(stride, dilation, padding, saved, gradient):
+  x, kernel = saved
+  return (_depthwise_input_gradient(gradient, kernel, x.shape, stride, dilation, padding),
+          _depthwise_kernel_gradient(gradient, x, kernel.shape, stride, dilation, padding).astype(kernel.dtype))
+
+
+def _depthwise_input_gradient(gradient, kernel, shape, stride, dilation, padding):
+  """The convolution of the gradient, spread out by the stride, with the kernel turned round."""
+  pads = []
+  for axis in (0, 1):
+    reach = dilation * (kernel.shape[axis] - 1)
+    spread = (gradient.shape[1 + axis] - 1) * stride + 1
+    before = reach - padding[axis][0]
+    pads.append((before, shape[1 + axis] + reach - spread - before, stride - 1))
+  gradient = jax.lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
+  return _depthwise_by_shifts(gradient, kernel[::-1, ::-1], 1, dilation, ((0, 0), (0, 0)))
+
+
+def _depthwise_kernel_gradient(gradient, x, shape, stride, dilation, padding, longest_run: int = 32):
+  """Adds up, a run of pixels at a time, the (kh, kw, c) products of a gradient pixel and the pixels under the kernel.
+
+  As kh * kw reductions over whole images (what differentiation gives) this took ten times as long, and runs of 8
+  pixels four times as long as runs of 21.
+  """
+  kh, kw, _, channels = shape
+  b, rows, columns, _ = gradient.shape
+  runs = -(-columns // longest_run)
+  run = -(-columns // runs)
+  gradient = jnp.pad(gradient, ((0, 0), (0, 0), (0, runs * run - columns), (0, 0)))
+  width = (run - 1) * stride + dilation * (kw - 1) + 1
+  needed = (runs - 1) * run * stride + width
+  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+  x = jnp.pad(x, ((0, 0), (0, 0), (0, max(0, needed - x.shape[2])), (0, 0)))
+
+  def add(total, item):
+    image, row, start = item
+    pixels = jax.lax.dynamic_slice(
+        x, (image, row * stride, start * stride, 0), (1, dilation * (kh - 1) + 1, width, channels))[0, ::dilation]
+    values = jax.lax.dynamic_slice(gradient, (image, row, start, 0), (1, 1, run, channels))[0, 0]
+    for k in range(run):
+      at = k * stride
+      total = total + (pixels[:, at:at + dilation * (kw - 1) + 1:dilation] * values[k]).astype(jnp.float32)
+    return total, None
+
+  where = jnp.meshgrid(jnp.arange(b), jnp.arange(rows), jnp.arange(runs) * run, indexing='ij')
+  total, _ = jax.lax.scan(add, jnp.zeros((kh, kw, channels)), tuple(axis.ravel() for axis in where))
+  return total[:, :, None]
+
+
+_depthwise_by_shifts.defvjp(_depthwise_forward, _depthwise_backward)
+
+
+def max_pool(x: jax.Array, *, ceil_mode: bool) -> jax.Array:
+  """3x3 max pooling, stride 2, padding 1; `ceil_mode` keeps a last partial window as PyTorch does."""
+  pads = []
+  for n in x.shape[1:3]:
+    windows = (n - 1) // 2 + 1
+    # PyTorch drops a window that would start in the far padding.
+    if ceil_mode and (n - 1) % 2 and 2 * windows < n + 1:
+      windows += 1
+    pads.append((1, max(0, 2 * (windows - 1) + 3 - 1 - n)))
+  lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+  return jax.lax.reduce_window(
+      x, jnp.asarray(lowest, x.dtype), jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), *pads, (0, 0)))
+
+
+def align_corners_matrix(outputs: int, inputs: int) -> np.ndarray:
+  """(outputs, inputs) float32 weights of linear interpolation that maps the first and last sample onto each other."""
+  position = np.arange(outputs) * ((inputs - 1) / max(outputs - 1, 1))
+  low = np.minimum(position.astype(np.int64), max(inputs - 2, 0))
+  fraction = position - low
+  matrix = np.zeros((outputs, inputs))
+  matrix[np.arange(outputs), low] = 1 - fraction
+  matrix[np.arange(outputs), np.minimum(low + 1, inputs - 1)] += fraction
+  return matrix.astype(np.float32)
+
+
+def resize_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """Bilinear up-sampling with align_corners=True of (b, h, w, c) to (b, *size, c), float32 whatever the input is."""
+  rows = align_corners_matrix(size[0], x.shape[1])
+  columns = align_corners_matrix(size[1], x.shape[2])
+  y = jnp.einsum('Hh,bhwc->bHwc', rows, x.astype(jnp.float32), precision='highest')
+  return jnp.einsum('Ww,bHwc->bHWc', columns, y, precision='highest')
+
+
+def leaky_relu(x: jax.Array) -> jax.Array:
+  """max(x, 0.01 x): the slope of the released networks."""
+  return jnp.where(x >= 0, x, 0.01 * x)
+
+
+def relu(x: jax.Array) -> jax.Array:
+  return jnp.maximum(x, 0)
+
+
+def relu6(x: jax.Array) -> jax.Array:
+  return jnp.clip(x, 0, 6)
+
+
+def channel_dropout(x: jax.Array, key: jax.Array | None, rate: float = 0.1) -> jax.Array:
+  """Zeroes whole channels of (b, h, w, c) with probability `rate`, scaling the rest; the identity without a key."""
+  if key is None:
+    return x
+  keep = jax.random.bernoulli(key, 1 - rate, (x.shape[0], 1, 1, x.shape[3]))
+  return jnp.where(keep, x / (1 - rate), 0).astype(x.dtype)
+
+
+def uniform_fan_in(key: jax.Array, shape: Sequence[int], fan_in: int) -> jax.Array:
+  """PyTorch's default initialiser of convolutions and their biases: U(-1, 1) / sqrt(fan_in)."""
+  bound = 1 / math.sqrt(fan_in)
+  return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+
+
+class Conv(nnx.Module):
+  """A convolution followed by BatchNorm, or by a bias.
+
+  Attributes:
+    kernel: (kh, kw, in / groups, out) float32.
+    bias: (out,) float32: BatchNorm's, or the convolution's own where there is no BatchNorm.
+    scale, mean, var: (out,) float32, BatchNorm's; None where there is none (and after `fold`).
+  """
+
+  def __init__(self, inputs: int, outputs: int, size: int = 1, *, stride: int = 1, dilation: int = 1,
+               depthwise: bool = False, norm: bool = True, epsilon: float = 1e-5, momentum: float = 0.1,
+               tensorflow_padding: bool = False, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+    fan_in = size * size * (1 if depthwise else inputs)
+    self.kernel = nnx.Param(
+        uniform_fan_in(rngs.params(), (size, size, 1 if depthwise else inputs, outputs), fan_in))
+    self.bias = nnx.Param(jnp.zeros(outputs) if norm else uniform_fan_in(rngs.params(), (outputs,), fan_in))
+    self.scale = nnx.Param(jnp.ones(outputs)) if norm else None
+    self.mean = nnx.BatchStat(jnp.zeros(outputs)) if norm else None
+    self.var = nnx.BatchStat(jnp.ones(outputs)) if norm else None
+    self.stride, self.dilation, self.depthwise = stride, dilation, depthwise
+    self.epsilon, self.momentum = epsilon, momentum
+    self.tensorflow_padding = tensorflow_padding
+    self.dtype = dtype
+
+  def __call__(self, x: jax.Array, batch_statistics: bool = False) -> jax.Array:
+    """(b, h, w, in) -> (b, h', w', out) in the compute dtype.
+
+    Args:
+      x: any floating dtype; cast to the compute dtype.
+      batch_statistics: normalise by this batch's mean and variance and move the running ones (training mode).
+    """
+    size = self.kernel.shape[:2]
+    padding = (tensorflow_same_padding(x.shape[1:3], size, self.stride, self.dilation) if self.tensorflow_padding
+               else symmetric_padding(size, self.dilation))
+    function = depthwise_conv if self.depthwise else conv
+    y = function(x.astype(self.dtype), self.kernel[...].astype(self.dtype),
+                 stride=self.stride, dilation=self.dilation, padding=padding)
+    if self.scale is None:
+      return y + self.bias[...].astype(self.dtype)
+    if batch_statistics:
+      mean, var = self._move_statistics(y)
+    else:
+      mean, var = self.mean[...], self.var[...]
+    gain = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
+    return (y.astype(jnp.float32) * gain + (self.bias[...] - mean * gain)).astype(self.dtype)
+
+  def _move_statistics(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Returns the batch's biased mean and variance; the running variance takes the unbiased one, as PyTorch's."""
+    y = y.astype(jnp.float32)
+    count = y.size // y.shape[-1]
+    mean = y.mean((0, 1, 2))
+    var = jnp.square(y - mean).mean((0, 1, 2))
+    self.mean[...] += self.momentum * (jax.lax.stop_gradient(mean) - self.mean[...])
+    unbiased = jax.lax.stop_gradient(var) * (count / max(count - 1, 1))
+    self.var[...] += self.momentum * (unbiased - self.var[...])
+    return mean, var
+
+  def fold(self) -> None:
+    """Folds the running statistics into kernel and bias, in place: the same function for inference, one pass less."""
+    if self.scale is None:
+      return
+    gain = self.scale[...] / jnp.sqrt(self.var[...] + self.epsilon)
+    self.bias[...] = self.bias[...] - self.mean[...] * gain
+    self.kernel[...] = self.kernel[...] * gain
+    self.scale = self.mean = self.var = None
