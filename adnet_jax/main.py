@@ -1,1 +1,101 @@
-"""The main program: flags, logging and nothing else; `train.py` and `evaluate.py` do the work."""
+"""The main program: flags and logging; `train.py` and `predict.py` do the work.
+
+  python -m adnet_jax.main --config configs/davis.py --workdir DIR --mode train_and_evaluate --config.optim.lr=.01
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from adnet_jax import exits
+from adnet_jax.errors import UsageError
+
+MODES = ('train', 'evaluate', 'train_and_evaluate')
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the program and returns its exit code."""
+  parser = argparse.ArgumentParser(
+      prog='python -m adnet_jax.main', description='Train and evaluate AD-Net.', allow_abbrev=False,
+      epilog='--config.KEY=VALUE changes a key of the configuration; adnet_jax/config.py lists them all.')
+  parser.add_argument('--config', required=True, metavar='FILE.py', help='configuration, see configs/')
+  parser.add_argument('--workdir', required=True, type=Path, metavar='DIR', help='gets logs, checkpoints and results')
+  parser.add_argument('--mode', default='train_and_evaluate', choices=MODES)
+  parser.add_argument('--overwrite', action='store_true', help='replace an earlier evaluation')
+  parser.add_argument('--resume', action='store_true', help='go on with an earlier evaluation (training always does)')
+  parser.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: what JAX prefers')
+  parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
+  own, overrides = _split(sys.argv[1:] if argv is None else argv)
+  flags = parser.parse_args(own)
+  return exits.guarded(lambda: _run(flags, overrides), debug=flags.debug)
+
+
+def _split(argv: list[str]) -> tuple[list[str], list[str]]:
+  """Arguments of the parser, and KEY=VALUE of every --config.KEY=VALUE or --config.KEY VALUE."""
+  own, overrides = [], []
+  arguments = iter(argv)
+  for argument in arguments:
+    if not argument.startswith('--config.'):
+      own.append(argument)
+      continue
+    text = argument.removeprefix('--config.')
+    overrides.append(text if '=' in text else f'{text}={next(arguments, "")}')
+  return own, overrides
+
+
+def _run(flags: argparse.Namespace, overrides: list[str]) -> None:
+  from adnet_jax import config as config_lib
+
+  config = config_lib.load(flags.config, overrides)
+  _check_workdir(flags.workdir)
+  # Heavy imports only after everything cheap has been checked.
+  from adnet_jax import environment
+  from adnet_jax import predict
+
+  environment.set_up(flags.device)
+  if flags.mode != 'train':
+    predict.check_free(flags.workdir, overwrite=flags.overwrite, resume=flags.resume)
+  if flags.mode != 'evaluate':
+    _train(config, flags.workdir)
+  if flags.mode != 'train':
+    from adnet_jax import evaluate
+
+    scores = predict.evaluate(config, flags.workdir, overwrite=flags.overwrite, resume=flags.resume)
+    print(evaluate.scores_table(scores))
+
+
+def _train(config, workdir: Path) -> None:
+  from rich.console import Console
+  from rich.progress import Progress, TextColumn, TimeRemainingColumn
+
+  from adnet_jax import train
+
+  columns = (*Progress.get_default_columns()[:-1], TextColumn('{task.fields[numbers]}'), TimeRemainingColumn())
+  with Progress(*columns, console=Console(stderr=True)) as bar:
+    task = bar.add_task('training', total=config.steps, numbers='compiling')
+
+    def show(step: int, values: dict[str, float]) -> None:
+      numbers = f'step {step + 1} loss {values["loss"]:.4f} lr {values["lr"]:.2g} {values["seconds"]:.2f} s/step'
+      bar.update(task, completed=step + 1, numbers=numbers)
+
+    final = train.train(config, workdir, show)
+  print(f'model: {final}')
+
+
+def _check_workdir(workdir: Path) -> None:
+  """Fault 5: said before anything heavy starts."""
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=workdir):
+      pass
+  except (OSError, FileExistsError) as error:
+    raise UsageError(f'work folder cannot be written: {os.strerror(error.errno or 0)}', workdir,
+                     'choose another --workdir') from error
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -98,14 +98,14 @@ def random_window(shape: tuple[int, int], box: tuple[float, float, float, float]
     smallest = max(smallest, box[2] - box[0] + 1, box[3] - box[1] + 1)
   side = math.exp(rng.uniform(math.log(smallest), math.log(max(smallest, largest))))
   corner = []
-  for n, low, high in ((width, None, None), (height, None, None)) if box is None else (
-      (width, box[0], box[2] + 1), (height, box[1], box[3] + 1)):
+  for axis, n in enumerate((width, height)):
     # Inside the frame where the window fits, around the frame where it is larger.
     first, last = min(0.0, n - side), max(0.0, n - side)
-    if low is not None:
-      first, last = max(first, high - side), min(last, low)
-      if first > last:
-        first, last = high - side, low
+    if box is not None:
+      leftmost, rightmost = box[axis + 2] + 1 - side, box[axis]
+      first, last = (max(first, leftmost), min(last, rightmost))
+      if first > last:  # the box reaches out of the frame, or out of it by rounding
+        first, last = sorted((leftmost, rightmost))
     corner.append(rng.uniform(first, last))
   return corner[0], corner[1], side
 

@@ -1,0 +1,76 @@
+"""`--mode evaluate`: masks of a data set's validation clips and their scores; knows neither training nor metrics."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from rich.console import Console
+from rich.progress import MofNCompleteColumn, Progress, TextColumn
+
+from adnet_jax import evaluate as scoring
+from adnet_jax import pipeline
+from adnet_jax import segmenter as segmenter_lib
+from adnet_jax import video
+from adnet_jax.data import datasets
+from adnet_jax.errors import UsageError
+
+
+def model_to_evaluate(config: ml_collections.ConfigDict, workdir: Path) -> str | Path:
+  """WORKDIR/best.safetensors, else final.safetensors, else the whole model that `init.weights` names."""
+  for name in ('best.safetensors', 'final.safetensors'):
+    if (workdir / name).exists():
+      return workdir / name
+  if not config.init.weights:
+    raise UsageError('nothing to evaluate', workdir, 'train first, or name a model with --config.init.weights=MODEL')
+  return config.init.weights
+
+
+def check_free(workdir: Path, *, overwrite: bool, resume: bool) -> None:
+  """Refuses to write over an earlier evaluation (fault 7)."""
+  folder = workdir / 'evaluation'
+  if folder.exists() and any(folder.iterdir()) and not (overwrite or resume):
+    raise UsageError('the work folder already holds an evaluation', folder, 'add --overwrite or --resume')
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: Path, *, overwrite: bool = False,
+             resume: bool = False) -> dict[str, Any]:
+  """Segments the validation clips of `data.root` and scores them.
+
+  Args:
+    config: validated configuration.
+    workdir: gets evaluation/masks/CLIP/NNNNN.png and evaluation/scores.json.
+    overwrite: replace an earlier evaluation.
+    resume: go on with it.
+
+  Returns:
+    The score file's content: frames on disk are predicted, those with a truth scored.
+  """
+  check_free(workdir, overwrite=overwrite, resume=resume)
+  root = Path(config.data.root)
+  clips = datasets.read_clips(root, datasets.split(root, 'val'), need_masks=True)
+  e = config.evaluate
+  segmenter = segmenter_lib.Segmenter.from_pretrained(
+      model_to_evaluate(config, workdir), protocol=e.protocol, scales=e.scales, mirror=e.mirror,
+      size=tuple(e.size) or None)
+  folder = workdir / 'evaluation' / 'masks'
+  outputs = pipeline.Outputs(overlay=False, summary=False, resume=resume, overwrite=overwrite)
+  for clip in clips if overwrite else ():
+    with contextlib.suppress(FileNotFoundError):
+      for path in (folder / clip.name).glob('*.png'):
+        path.unlink()
+  columns = (TextColumn('{task.description}'), *Progress.get_default_columns()[1:], MofNCompleteColumn())
+  with Progress(*columns, console=Console(stderr=True)) as bar:
+    task = bar.add_task('evaluating', total=sum(len(clip.frames) for clip in clips))
+    for clip in clips:
+      bar.update(task, description=clip.name)
+      source = video.open_source(list(clip.frames))
+      pipeline.segment_clip(segmenter, source, folder / clip.name, outputs, masks_in=folder / clip.name,
+                            progress=lambda: bar.advance(task))
+  truth = datasets.annotations_root(root)
+  scores = scoring.score_masks(folder, truth, metrics=('J', 'F'), frames='given', clips=[clip.name for clip in clips],
+                               protocol=e.protocol, progress=True)
+  scoring.write_scores(scores, workdir / 'evaluation' / 'scores.json')
+  return scores
