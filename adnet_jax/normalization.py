@@ -15,6 +15,7 @@ _RULES = {
     'torchvision': (False, (0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)),
     'efficientnet': (False, (127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),
 }
+NAMES = tuple(_RULES)
 
 
 def normalize(images: jax.Array, rule: str) -> jax.Array:

