@@ -284,7 +284,10 @@ def _adnet(state, path, variant, batch_norm, normalization, output_stride) -> we
 
   head = f'{prefix}head.0.'
   aspp_width = size({**{f'{head}conv{i}.0.weight': 0 for i in range(1, 5)}, f'{head}conv_bn_dropout.0.weight': 0}, 512)
-  embedding = size({'cls.0.weight': 0, 'cls.0.bias': 0, 'cls.3.weight': 1, f'{prefix}head.1.bias': 0}, 128)
+  classified = any(name.startswith('cls.') for name in state)
+  votes = {'cls.0.weight': 0, 'cls.0.bias': 0, 'cls.3.weight': 1, f'{prefix}head.1.bias': 0} if classified else {}
+  embedding = size(votes, adnet.Architecture.embedding)
+  auxiliary = {f'{prefix}dsn.3.bias': 0, f'{prefix}dsn.3.weight': 0, f'{prefix}head.1.bias': 0}
   architecture = adnet.Architecture(
     variant=_variant_of(state, path, variant, embedding),
     backbone=backbone,
@@ -292,7 +295,7 @@ def _adnet(state, path, variant, batch_norm, normalization, output_stride) -> we
     output_stride=output_stride,
     aspp_width=aspp_width,
     embedding=embedding,
-    auxiliary=size({f'{prefix}dsn.3.bias': 0, f'{prefix}dsn.3.weight': 0}, 0),
+    auxiliary=size(auxiliary, 0) if any(name.startswith(f'{prefix}dsn.') for name in state) else 0,
   )
   tree = _strict(state, released_sources(architecture), architecture, batch_norm, path)
   return weights.Initial(

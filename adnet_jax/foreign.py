@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import warnings
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -68,18 +70,19 @@ def _read_pickled(path: Path) -> dict[str, np.ndarray]:
   except ImportError as error:
     raise UsageError('PyTorch is needed to read .pth files', path, "pip install 'adnet-jax[torch]'") from error
   try:
-    state = torch.load(path, map_location='cpu', weights_only=True)
+    _check_archive(path)
+    with warnings.catch_warnings():
+      warnings.simplefilter('ignore')  # about pickles of other protocols, which are refused below
+      state = torch.load(path, map_location='cpu', weights_only=True)
   except Exception as error:  # garbage makes the unpickler raise anything
-    code = re.search(r'GLOBAL `?([\w.]+)', str(error)) or re.search(r'(Unsupported \w+ [\w.]+)', str(error))
-    if code:
+    named = re.search(r'GLOBAL `?([\w.]+)', str(error))
+    if named or ('Unsupported operand' in str(error) and _is_pickle(path)):
+      what = f' ({named.group(1)})' if named else ''
       raise WeightsError(
-        f'holds pickled code or objects ({code.group(1)}), which are not loaded',
-        path,
-        'use a file that holds tensors only',
+        f'holds pickled code or objects{what}, which are not loaded', path, 'use a file that holds tensors only'
       ) from error
-    first = (str(error).strip() or type(error).__name__).splitlines()[0].partition(' This file can still be')[0]
     raise WeightsError(
-      f'damaged, or no PyTorch file, {path.stat().st_size} bytes found: {first}', path, 'fetch it again'
+      f'damaged, or no PyTorch file, {path.stat().st_size} bytes found: {_reason(error)}', path, 'fetch it again'
     ) from error
   for wrapper in ('state_dict', 'model'):
     if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):
@@ -87,3 +90,26 @@ def _read_pickled(path: Path) -> dict[str, np.ndarray]:
   if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
     raise WeightsError('holds no state dictionary of tensors', path, 'save model.state_dict()')
   return {str(name): value.detach().to(torch.float32).numpy() for name, value in state.items()}
+
+
+def _check_archive(path: Path) -> None:
+  """Raises where a zip archive's checksums do not fit: PyTorch itself does not look at them."""
+  if not zipfile.is_zipfile(path):
+    return
+  with zipfile.ZipFile(path) as archive:
+    broken = archive.testzip()
+  if broken is not None:
+    raise zipfile.BadZipFile(f'the checksum of {broken} does not fit')
+
+
+def _is_pickle(path: Path) -> bool:
+  """Whether a file begins as pickles of protocol 2 and newer do."""
+  with path.open('rb') as file:
+    first = file.read(2)
+  return first[:1] == b'\x80' and first[1:] in (b'\2', b'\3', b'\4', b'\5')
+
+
+def _reason(error: Exception) -> str:
+  """The first sentence of what PyTorch says."""
+  lines = str(error).strip().splitlines()
+  return lines[0].split('. ')[0] if lines and not lines[0].isdigit() else type(error).__name__

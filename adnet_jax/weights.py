@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -38,11 +39,17 @@ def flatten(model: nnx.Module) -> dict[str, jax.Array]:
   return {'/'.join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
 
 
+@functools.lru_cache(maxsize=16)
+def _abstract(architecture: adnet.Architecture, dtype: jnp.dtype) -> tuple[nnx.GraphDef, Any]:
+  """Graph and state of a network without values; tracing the deeper ones takes half a second."""
+  graph, state = nnx.split(nnx.eval_shape(lambda: adnet.ADNet(architecture, dtype=dtype, rngs=nnx.Rngs(0))))
+  return graph, nnx.to_flat_state(state)
+
+
 def shapes(architecture: adnet.Architecture) -> dict[str, tuple[int, ...]]:
   """Name and shape of every array of a network, without computing any."""
-  model = nnx.eval_shape(lambda: adnet.ADNet(architecture, rngs=nnx.Rngs(0)))
-  state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
-  return {'/'.join(map(str, path)): leaf.shape for path, leaf in nnx.to_flat_state(state)}
+  _, flat = _abstract(architecture, jnp.float32)
+  return {'/'.join(map(str, path)): leaf.shape for path, leaf in flat}
 
 
 def build(
@@ -59,9 +66,7 @@ def build(
   """
   check_arrays({name: np.shape(array) for name, array in arrays.items()}, shapes(architecture), path)
   check_finite(arrays, path)
-  model = nnx.eval_shape(lambda: adnet.ADNet(architecture, dtype=dtype, rngs=nnx.Rngs(0)))
-  graph, state = nnx.split(model)
-  flat = nnx.to_flat_state(state)
+  graph, flat = _abstract(architecture, dtype)
   filled = []
   for key, variable in flat:
     name = '/'.join(map(str, key))
