@@ -22,12 +22,15 @@ class Checkpoints:
 
   def __init__(self, folder: Path, keep: int):
     self._manager = ocp.CheckpointManager(
-        folder.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True))
+      folder.absolute(), options=ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
+    )
     self.folder = folder
 
   def save(self, step: int, state: Any, record: dict[str, Any]) -> None:
     """Starts saving `state` and `record` as step `step`."""
-    self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record)))
+    self._manager.save(
+      step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
+    )
 
   def restore_newest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
     """Step, state (shaped, typed and sharded as `like`) and record of the newest readable checkpoint.
@@ -43,7 +46,8 @@ class Checkpoints:
     for step in steps:
       try:
         found = self._manager.restore(
-            step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore()))
+          step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore())
+        )
         return step, found.state, found.record
       except Exception as error:  # Orbax raises whatever it trips over in a damaged checkpoint
         logging.error('checkpoint %d in %s cannot be read, trying the one before: %s', step, self.folder, error)

@@ -15,8 +15,9 @@ def poly_schedule(rate: float, power: float, horizon: int) -> Callable[[jax.Arra
   return lambda step: rate * (1 - jnp.minimum(step, horizon) / horizon) ** power
 
 
-def sgd(schedule: Callable[[jax.Array], jax.Array], *, momentum: float, weight_decay: float,
-        factors: Any) -> optax.GradientTransformation:
+def sgd(
+  schedule: Callable[[jax.Array], jax.Array], *, momentum: float, weight_decay: float, factors: Any
+) -> optax.GradientTransformation:
   """PyTorch's SGD: the decay joins the gradient, then momentum, then the learning rate.
 
   Args:
@@ -26,7 +27,8 @@ def sgd(schedule: Callable[[jax.Array], jax.Array], *, momentum: float, weight_d
     factors: tree like the parameters' of factors of the learning rate.
   """
   return optax.chain(
-      optax.add_decayed_weights(weight_decay),
-      optax.trace(decay=momentum),
-      optax.scale_by_learning_rate(schedule),
-      optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors)))
+    optax.add_decayed_weights(weight_decay),
+    optax.trace(decay=momentum),
+    optax.scale_by_learning_rate(schedule),
+    optax.stateless(lambda updates, _: jax.tree.map(jnp.multiply, updates, factors)),
+  )

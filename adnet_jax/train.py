@@ -264,6 +264,7 @@ def train(config: ml_collections.ConfigDict, workdir: Path,
   # Data first: what is wrong there is said before anything heavy starts.
   clips = datasets.read_clips(Path(config.data.root), datasets.split(Path(config.data.root), 'train'), need_masks=True)
   photographs = datasets.read_photographs(Path(config.data.stills)) if config.data.stills else []
+  datasets.check_pairs(clips, photographs)
   source = input_pipeline.pair_source(config, clips, photographs)
 
   mesh = make_mesh(config.devices, config.batch)

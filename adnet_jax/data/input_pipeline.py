@@ -15,8 +15,7 @@ import grain
 import numpy as np
 
 from adnet_jax import errors
-from adnet_jax.data import datasets
-from adnet_jax.data import transforms
+from adnet_jax.data import datasets, transforms
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,19 +71,20 @@ class PairSource:
     return {'images': np.stack([image for image, _ in augmented]), 'masks': np.stack([mask for _, mask in augmented])}
 
 
-def pair_source(config: Any, clips: Sequence[datasets.Clip],
-                photographs: Sequence[datasets.Photograph]) -> PairSource:
+def pair_source(config: Any, clips: Sequence[datasets.Clip], photographs: Sequence[datasets.Photograph]) -> PairSource:
   """The source that a validated configuration describes."""
   usable = [clip for clip in clips if clip.masks[0] is not None]
   if not usable:
     raise errors.DataError('no training clip has a mask of its first frame', config.data.root, 'the anchor needs one')
   augmentation = transforms.Augmentation(config.data.crop, config.data.rotation, config.data.flip, config.data.colour)
-  return PairSource(usable, photographs, config.data.stills_fraction, augmentation, config.seed,
-                    config.steps * config.batch)
+  return PairSource(
+    usable, photographs, config.data.stills_fraction, augmentation, config.seed, config.steps * config.batch
+  )
 
 
-def batches(source: PairSource, *, batch: int, first_step: int, workers: int, process: int = 0,
-            processes: int = 1) -> Iterator[dict[str, np.ndarray]]:
+def batches(
+  source: PairSource, *, batch: int, first_step: int, workers: int, process: int = 0, processes: int = 1
+) -> Iterator[dict[str, np.ndarray]]:
   """This process's share of each global batch from `first_step` on: contiguous rows, read ahead by threads.
 
   Threads, not processes: decoding and warping release Python's lock, and nothing has to be copied between processes.

@@ -31,8 +31,9 @@ class Augmentation(NamedTuple):
   colour: float = 0.0
 
 
-def augment(image: np.ndarray, mask: np.ndarray, how: Augmentation,
-            rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def augment(
+  image: np.ndarray, mask: np.ndarray, how: Augmentation, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
   """A random square window of the rotated frame that contains the foreground (paper Sec. 4, "Training").
 
   The frame turns about its centre; the window's side is log-uniform between the longer side of the foreground's box
@@ -53,10 +54,10 @@ def augment(image: np.ndarray, mask: np.ndarray, how: Augmentation,
   scale = how.crop / side
   to_crop = np.array([[scale, 0, (0.5 - x) * scale - 0.5], [0, scale, (0.5 - y) * scale - 0.5], [0, 0, 1]]) @ turn
   size = (how.crop, how.crop)
-  image = cv2.warpAffine(image, to_crop[:2], size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT,
-                         borderValue=MEAN_COLOUR)
-  mask = cv2.warpAffine(mask, to_crop[:2], size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT,
-                        borderValue=0)
+  image = cv2.warpAffine(
+    image, to_crop[:2], size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=MEAN_COLOUR
+  )
+  mask = cv2.warpAffine(mask, to_crop[:2], size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
   return jitter_colour(image, how.colour, rng), mask
 
 
@@ -89,8 +90,9 @@ def foreground_box(mask: np.ndarray, turn: np.ndarray) -> tuple[float, float, fl
   return x0, y0, x1, y1
 
 
-def random_window(shape: tuple[int, int], box: tuple[float, float, float, float] | None,
-                  rng: np.random.Generator) -> tuple[float, float, float]:
+def random_window(
+  shape: tuple[int, int], box: tuple[float, float, float, float] | None, rng: np.random.Generator
+) -> tuple[float, float, float]:
   """Upper left corner (x, y) and side of a square that contains `box` and stays in the frame as far as it can."""
   height, width = shape
   smallest, largest = min(shape) / 2, float(max(shape))
