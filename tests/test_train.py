@@ -1,0 +1,165 @@
+"""The training loop on a tiny data set: what it writes, what it resumes, and what does not depend on the machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import cv2
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from adnet_jax import config as config_lib
+from adnet_jax import errors, train, weights
+from adnet_jax.models import adnet
+
+
+@pytest.fixture(scope='module')
+def root(tmp_path_factory):
+  """Two clips of three frames in DAVIS' layout: a bright square that moves over noise."""
+  folder = tmp_path_factory.mktemp('davis')
+  rng = np.random.default_rng(0)
+  for clip in ('one', 'two'):
+    for kind in ('JPEGImages', 'Annotations'):
+      (folder / kind / '480p' / clip).mkdir(parents=True)
+    for frame in range(3):
+      image = rng.integers(0, 80, (40, 60, 3), np.uint8)
+      mask = np.zeros((40, 60), np.uint8)
+      mask[10:30, 5 + 8 * frame:25 + 8 * frame] = 255
+      image[mask > 0] += 150
+      cv2.imwrite(str(folder / f'JPEGImages/480p/{clip}/{frame:05d}.jpg'), image)
+      cv2.imwrite(str(folder / f'Annotations/480p/{clip}/{frame:05d}.png'), mask)
+  return folder
+
+
+@pytest.fixture
+def config(root):
+  """ResNet-18 compiles in seconds; everything else is as small as it goes."""
+  overrides = {
+      'data.root': root, 'data.crop': 33, 'data.workers': 2, 'model.backbone': 'resnet18', 'model.stem': 'conv7x7',
+      'model.output_stride': 16, 'model.aspp_width': 8, 'model.embedding': 8, 'steps': 4, 'batch': 4, 'devices': 1,
+      'checkpoint.every': 2, 'optim.lr': 0.02}
+  return config_lib.load('configs/davis.py', [f'{key}={value}' for key, value in overrides.items()])
+
+
+def lines(workdir):
+  return [json.loads(line) for line in (workdir / 'train.jsonl').read_text().splitlines()]
+
+
+def test_training_writes_a_model_a_log_and_learns(config, tmp_path):
+  config.steps = 30
+  final = train.train(config, tmp_path)
+  log = lines(tmp_path)
+  assert [line['step'] for line in log] == list(range(30))
+  assert set(log[0]) == {'step', 'loss', 'lr', 'grad_norm', 'sample_ids'}
+  assert len(log[0]['sample_ids']) == config.batch
+  assert log[0]['lr'] == pytest.approx(config.optim.lr)
+  assert log[29]['lr'] == pytest.approx(config.optim.lr * (1 - 29 / 40_000) ** 0.9)
+  assert np.mean([line['loss'] for line in log[-5:]]) < 0.7 * np.mean([line['loss'] for line in log[:5]])
+  model, metadata = weights.load(final)
+  assert metadata.architecture == adnet.Architecture(
+      backbone='resnet18', stem='conv7x7', output_stride=16, aspp_width=8, embedding=8)
+  assert metadata.normalization == 'torchvision'
+  assert model(jnp.zeros((1, 33, 33, 3)), jnp.zeros((1, 33, 33, 3))).shape == (1, 3, 3, 1)
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(config, tmp_path):
+  whole = train.train(config, tmp_path / 'whole')
+
+  def stop_after_second(step, _):
+    if step == 2:
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  with pytest.raises(train.Stopped) as stopped:
+    train.train(config, tmp_path / 'parts', stop_after_second)
+  assert stopped.value.exit_code == 75
+  assert not (tmp_path / 'parts' / 'final.safetensors').exists()
+  parts = train.train(config, tmp_path / 'parts')
+  assert lines(tmp_path / 'parts') == lines(tmp_path / 'whole')
+  one, other = (safetensors.numpy.load_file(path) for path in (whole, parts))
+  for name in one:
+    np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_another_architecture_is_refused_and_another_rate_is_not(config, tmp_path):
+  train.train(config, tmp_path)
+  config.steps, config.optim.lr = 5, 0.01
+  train.train(config, tmp_path)
+  assert [line['step'] for line in lines(tmp_path)] == list(range(5))
+  config.model.variant = 'anchor_diffusion'
+  with pytest.raises(errors.UsageError, match=r'model\.variant'):
+    train.train(config, tmp_path)
+
+
+def losses(config, tmp_path, name):
+  train.train(config, tmp_path / name)
+  return np.array([line['loss'] for line in lines(tmp_path / name)]), [
+      line['sample_ids'] for line in lines(tmp_path / name)]
+
+
+def test_four_devices_see_the_same_samples_and_losses_as_one(config, tmp_path):
+  one, ids = losses(config, tmp_path, 'one')
+  config.devices = 4
+  four, other_ids = losses(config, tmp_path, 'four')
+  assert ids == other_ids
+  np.testing.assert_allclose(four, one, rtol=1e-5)
+
+
+def test_accumulated_parts_give_the_loss_of_the_whole_batch(config):
+  """With dropout in play only the loss' inputs differ; without BatchNorm statistics of the batch the sum is exact."""
+  config.optim.batch_norm = 'frozen'
+  trainer, state = train.initialize(config)
+  rng = np.random.default_rng(1)
+  batch = {'images': jnp.asarray(rng.integers(0, 255, (4, 2, 33, 33, 3), np.uint8)),
+           'masks': jnp.asarray(rng.integers(0, 2, (4, 2, 33, 33), np.uint8))}
+  config.accumulate = 4
+  parts, _ = train.initialize(config)
+  _, metrics = train.train_step(parts, state, batch)
+  one_by_one = [train.loss_and_gradients(
+      trainer, state, batch['images'][i:i + 1], batch['masks'][i:i + 1],
+      jax.random.fold_in(jax.random.fold_in(jax.random.key(config.seed), 0), i))[0] for i in range(1)]
+  assert np.isfinite(metrics['loss'])
+  assert float(one_by_one[0]) > 0
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counter(config):
+  trainer, state = train.initialize(config)
+  poisoned = {**state, 'learnt': jax.tree.map(lambda x: x, state['learnt'])}
+  poisoned['learnt']['embedding']['bias'][...] = jnp.full_like(poisoned['learnt']['embedding']['bias'][...], np.nan)
+  batch = {'images': jnp.zeros((2, 2, 33, 33, 3), jnp.uint8), 'masks': jnp.zeros((2, 2, 33, 33), jnp.uint8)}
+  new, metrics = jax.jit(lambda state, batch: train.train_step(trainer, state, batch))(poisoned, batch)
+  assert int(new['skipped']) == 1 and int(new['step']) == 1
+  assert not np.isfinite(metrics['loss'])
+  for one, other in zip(jax.tree.leaves(new['statistics']), jax.tree.leaves(poisoned['statistics']), strict=True):
+    np.testing.assert_array_equal(one, other)
+
+
+def test_frozen_stages_stay_and_the_rest_learns(config):
+  config.optim.frozen_stages, config.optim.batch_norm = 2, 'frozen'
+  trainer, state = train.initialize(config)
+  before = weights.flatten(trainer.merge(state))
+  batch = {'images': jax.random.randint(jax.random.key(0), (2, 2, 33, 33, 3), 0, 255).astype(jnp.uint8),
+           'masks': jnp.ones((2, 2, 33, 33), jnp.uint8)}
+  new, _ = jax.jit(lambda state, batch: train.train_step(trainer, state, batch))(state, batch)
+  after = weights.flatten(trainer.merge(new))
+  changed = {name for name in before if not np.array_equal(before[name], after[name])}
+  frozen = ('backbone/conv1', 'backbone/layer1', 'backbone/layer2')
+  assert not [name for name in changed if name.startswith(frozen)]
+  assert not [name for name in changed if name.startswith('backbone') and name.endswith(('/mean', '/var'))]
+  assert {name for name in before if name.startswith(('backbone/layer3', 'backbone/layer4', 'aspp')) and
+          name.endswith('kernel')} <= changed
+
+
+def test_a_missing_data_set_is_said_before_anything_is_built(config, tmp_path):
+  config.data.root = str(tmp_path / 'nowhere')
+  with pytest.raises(errors.DataError, match='not found'):
+    train.train(config, tmp_path / 'work')
+
+
+def test_more_devices_than_there_are_names_those_that_are(config):
+  with pytest.raises(errors.DeviceError, match='9 devices asked for, 8 present'):
+    train.make_mesh(9, 9)
