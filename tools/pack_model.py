@@ -1,0 +1,50 @@
+"""Makes a trained model file ready to ship: half precision, with its recommended size, origin and terms.
+
+  python tools/pack_model.py runs/compact/final.safetensors -o adnet_jax/assets/models/adnet-compact.safetensors \
+      --size 641x353 --origin 'who trained it on what' --licence 'its terms'
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+
+from adnet_jax import exits, metadata, weights
+from adnet_jax.errors import UsageError
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs the tool and returns its exit code."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('input', type=Path, metavar='IN.safetensors')
+  parser.add_argument('-o', '--output', type=Path, required=True, metavar='OUT.safetensors')
+  parser.add_argument('--size', metavar='WxH', help='recommended input size (default: as in the input)')
+  parser.add_argument('--origin', help='where the weights come from (default: as in the input)')
+  parser.add_argument('--licence', help='their terms (default: as in the input)')
+  parser.add_argument('--dtype', default='float16', choices=('float16', 'float32'))
+  parser.add_argument('--overwrite', action='store_true')
+  arguments = parser.parse_args(argv)
+  return exits.guarded(lambda: pack(arguments))
+
+
+def pack(a: argparse.Namespace) -> None:
+  """Reads, changes the metadata, drops the auxiliary head, which only training uses, and writes."""
+  arrays, strings = weights.read_file(a.input)
+  found = metadata.parse_metadata(strings, a.input)
+  if not isinstance(found, metadata.Metadata):
+    raise UsageError('a trunk, not a model', a.input, 'name a trained model')
+  arrays = {name: array for name, array in arrays.items() if not name.startswith('auxiliary/')}
+  size = found.size
+  if a.size:
+    width, _, height = a.size.partition('x')
+    size = int(width), int(height)
+  packed = dataclasses.replace(found, architecture=dataclasses.replace(found.architecture, auxiliary=0), size=size,
+                               origin=a.origin or found.origin, licence=a.licence or found.licence)
+  weights.save(a.output, arrays, packed, dtype=a.dtype, overwrite=a.overwrite)
+  print(weights.describe(a.output))
+
+
+if __name__ == '__main__':
+  sys.exit(main())
