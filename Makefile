@@ -17,7 +17,6 @@ help:
 
 run: $(BIN)/installed-video
 	$(BIN)/adnet segment --overwrite -o $(OUT)
-	$(BIN)/adnet score $(OUT)/masks --truth adnet_jax/assets/sample/Annotations/480p --rule davis2016 -o $(OUT)/scores.json
 
 test: $(BIN)/installed-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
