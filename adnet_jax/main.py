@@ -1,12 +1,11 @@
 """The main program: flags and logging; `train.py` and `predict.py` do the work.
 
-  python -m adnet_jax.main --config configs/davis.py --workdir DIR --mode train_and_evaluate --config.optim.lr=.01
+python -m adnet_jax.main --config configs/davis.py --workdir DIR --mode train_and_evaluate --config.optim.lr=.01
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -19,9 +18,17 @@ MODES = ('train', 'evaluate', 'train_and_evaluate')
 
 def main(argv: list[str] | None = None) -> int:
   """Runs the program and returns its exit code."""
+  argv = sys.argv[1:] if argv is None else argv
+  return exits.guarded(lambda: _main(argv), debug='--debug' in argv)
+
+
+def _main(argv: list[str]) -> None:
   parser = argparse.ArgumentParser(
-      prog='python -m adnet_jax.main', description='Train and evaluate AD-Net.', allow_abbrev=False,
-      epilog='--config.KEY=VALUE changes a key of the configuration; adnet_jax/config.py lists them all.')
+    prog='python -m adnet_jax.main',
+    description='Train and evaluate AD-Net.',
+    allow_abbrev=False,
+    epilog='--config.KEY=VALUE changes a key of the configuration; adnet_jax/config.py lists them all.',
+  )
   parser.add_argument('--config', required=True, metavar='FILE.py', help='configuration, see configs/')
   parser.add_argument('--workdir', required=True, type=Path, metavar='DIR', help='gets logs, checkpoints and results')
   parser.add_argument('--mode', default='train_and_evaluate', choices=MODES)
@@ -29,9 +36,8 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--resume', action='store_true', help='go on with an earlier evaluation (training always does)')
   parser.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: what JAX prefers')
   parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
-  own, overrides = _split(sys.argv[1:] if argv is None else argv)
-  flags = parser.parse_args(own)
-  return exits.guarded(lambda: _run(flags, overrides), debug=flags.debug)
+  own, overrides = _split(argv)
+  _run(parser.parse_args(own), overrides)
 
 
 def _split(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -53,18 +59,23 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> None:
   config = config_lib.load(flags.config, overrides)
   _check_workdir(flags.workdir)
   # Heavy imports only after everything cheap has been checked.
-  from adnet_jax import environment
-  from adnet_jax import predict
+  from adnet_jax import environment, predict
 
-  environment.set_up(flags.device)
+  if flags.overwrite and flags.resume:
+    raise UsageError('--overwrite and --resume exclude each other', '--overwrite, --resume', 'give one')
   if flags.mode != 'train':
     predict.check_free(flags.workdir, overwrite=flags.overwrite, resume=flags.resume)
+  environment.set_up(flags.device)
   if flags.mode != 'evaluate':
     _train(config, flags.workdir)
   if flags.mode != 'train':
     from adnet_jax import evaluate
 
-    scores = predict.evaluate(config, flags.workdir, overwrite=flags.overwrite, resume=flags.resume)
+    scores = predict.evaluate(
+      config, flags.workdir, overwrite=flags.overwrite, resume=flags.resume, device=flags.device
+    )
+    for warning in scores['warnings']:
+      print(f'warning: {warning}', file=sys.stderr)
     print(evaluate.scores_table(scores))
 
 
@@ -92,9 +103,8 @@ def _check_workdir(workdir: Path) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=workdir):
       pass
-  except (OSError, FileExistsError) as error:
-    raise UsageError(f'work folder cannot be written: {os.strerror(error.errno or 0)}', workdir,
-                     'choose another --workdir') from error
+  except OSError as error:
+    raise UsageError(f'work folder cannot be written: {error.strerror}', workdir, 'choose another --workdir') from error
 
 
 if __name__ == '__main__':

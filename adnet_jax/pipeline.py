@@ -7,24 +7,23 @@ import contextlib
 import dataclasses
 import json
 import os
-import queue
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from adnet_jax import background, video
 from adnet_jax import masks as mask_files
-from adnet_jax import segmenter as segmenter_lib
-from adnet_jax import video
 from adnet_jax.errors import DataError, UsageError
+from adnet_jax.segmenter import Segmenter
+from adnet_jax.session import Result
 
-READ_AHEAD = 16  # frames
-WRITE_BEHIND = 32  # files
-T = TypeVar('T')
+# Frames read ahead, and calls that wait for the writing threads: enough to overlap, whatever the frames' size.
+READ_AHEAD = 16
+WRITE_BEHIND = 32
+WAITING_BYTES = 128 * 2**20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Outputs:
     overlay: whether overlay.mp4 is written.
     summary: whether summary.json is written.
     resume: keep the masks that exist and go on at the first missing one.
-    overwrite: remove earlier results first.
+    overwrite: remove earlier results, as soon as the first frame was read.
   """
 
   heatmaps: bool = False
@@ -47,26 +46,25 @@ class Outputs:
 
 
 def check_free(out: Path, outputs: Outputs) -> None:
-  """Refuses a folder with results in it unless told what to do with them (faults 7); with `overwrite` removes them."""
-  found = [path for path in (out / 'masks', out / 'heatmaps', out / 'overlay.mp4', out / 'summary.json') if path.exists()]
-  if not found or outputs.resume:
-    return
-  if not outputs.overwrite:
-    raise UsageError('output folder already holds results', found[0], 'add --overwrite or --resume, or choose another')
-  for path in found:
-    # Only what we write is removed; a folder with anything else in it stays.
-    if path.is_file():
-      path.unlink()
-      continue
-    for file in path.glob('*.png'):
-      file.unlink()
-    with contextlib.suppress(OSError):
-      path.rmdir()
+  """Refuses a folder with results in it unless told what to do with them (fault 7); removes nothing."""
+  found = _results_in(out, out / 'masks')
+  if found and not (outputs.resume or outputs.overwrite):
+    raise UsageError(
+      'output folder already holds results', found[0].parent, 'add --overwrite or --resume, or choose another'
+    )
 
 
-def segment_clip(segmenter: segmenter_lib.Segmenter, source: video.Source, out: Path, outputs: Outputs, *,
-                 model_name: str = '', anchor: int | None = None, masks_in: Path | None = None,
-                 progress: Callable[[], None] | None = None) -> dict[str, Any]:
+def segment_clip(
+  segmenter: Segmenter,
+  source: video.Source,
+  out: Path,
+  outputs: Outputs,
+  *,
+  model_name: str = '',
+  anchor: int | None = None,
+  masks_in: Path | None = None,
+  progress: Callable[[], None] | None = None,
+) -> dict[str, Any]:
   """Segments a clip and writes its files.
 
   Args:
@@ -83,51 +81,186 @@ def segment_clip(segmenter: segmenter_lib.Segmenter, source: video.Source, out: 
     The summary (contracts: OUT/summary.json).
 
   Raises:
-    DataError: frames that cannot be read; masks up to there are written. Results that cannot be written.
+    DataError: a frame that cannot be read: everything before it is written, the overlay and the summary too. Results
+      that cannot be written.
+    UsageError: with `resume`, masks of another size than the frames.
   """
-  started, clock = time.perf_counter(), collections.Counter()
-  warnings: list[str] = []
-  masks_in = out / 'masks' if masks_in is None else masks_in
-  anchor_image = None if anchor is None else read_frame(source, anchor)
-  done = {}
-  if outputs.resume and masks_in.is_dir():
-    done = {path.stem: path for path in masks_in.glob('*.png') if not path.name.startswith('.')}
-    if outputs.heatmaps:
-      done = {name: path for name, path in done.items() if (out / 'heatmaps' / f'{name}.png').exists()}
-  frames = [0, 0]  # written, of which empty
-  sizes: list[tuple[int, int]] = []
-  with _Writer(clock) as writer, _overlay(out, source, outputs, warnings) as overlay:
+  started = time.perf_counter()
+  run = _Run(segmenter, source, out, out / 'masks' if masks_in is None else masks_in, outputs, anchor)
+  try:
+    # The overlay is closed after the threads that write to it have ended.
+    with (
+      run.overlay() as overlay,
+      background.WriteBehind(depth=WRITE_BEHIND, budget=WAITING_BYTES, clock=run.clock) as writer,
+    ):
+      for item in run.results():
+        run.write(item, writer, overlay)
+        if progress is not None:
+          progress()
+  except DataError as error:
+    if run.frames:
+      # The fault is what is to be told, not that the summary of a full disk cannot be written either.
+      with contextlib.suppress(DataError):
+        run.summarize(model_name, time.perf_counter() - started, str(error))
+    raise
+  return run.summarize(model_name, time.perf_counter() - started)
 
-    def write(frame: video.Frame, result: segmenter_lib.Result, mask_exists: bool) -> None:
-      if not mask_exists:
-        writer.submit(video.write_mask, masks_in / f'{frame.name}.png', result.mask)
-        if outputs.heatmaps:
-          writer.submit(video.write_heatmap, out / 'heatmaps' / f'{frame.name}.png', result.probability)
-      if overlay is not None:
-        writer.submit_in_order(overlay.write, frame.image, result.mask, frame.time)
-      frames[0] += 1
-      frames[1] += not result.mask.any()
-      if progress is not None:
-        progress()
 
-    for frame, result in _results(segmenter, source, anchor_image, done, outputs.heatmaps, clock, sizes):
-      write(frame, result, frame.name in done)
-  if frames[1] == frames[0]:
-    warnings.append('no foreground was found: every mask is empty')
-  elif frames[1]:
-    warnings.append(f'no foreground was found in {frames[1]} of {frames[0]} frames: their masks are empty')
-  if source.skipped:
-    warnings.append(f'{len(source.skipped)} frame(s) could not be read and were left out: {", ".join(source.skipped[:10])}')
-  warnings += [text for text in source.warnings if text not in warnings]
-  total = time.perf_counter() - started
-  summary = {
-      'model': model_name, 'protocol': segmenter.protocol, 'scales': list(segmenter.scales), 'mirror': segmenter.mirror,
-      'size': list(sizes[0]) if sizes else None, 'frames': frames[0], 'anchor': anchor or 0,
-      'seconds': {'total': round(total, 3), **{stage: round(seconds, 3) for stage, seconds in sorted(clock.items())}},
-      'warnings': warnings}
-  if outputs.summary:
-    _write_json(out / 'summary.json', summary)
-  return summary
+class _Item(NamedTuple):
+  """A frame, its result, and whether the result's files are there already."""
+
+  frame: video.Frame
+  result: Result
+  exists: bool
+
+
+class _Run:
+  """One clip on its way; `frames` counts those whose masks were handed on, `empty` those of them without foreground."""
+
+  def __init__(self, segmenter: Segmenter, source: video.Source, out: Path, masks: Path, outputs: Outputs, anchor):
+    self.segmenter, self.source, self.out, self.masks, self.outputs = segmenter, source, out, masks, outputs
+    self.anchor: int | None = anchor
+    self.size: tuple[int, int] | None = None
+    self.frames = self.empty = 0
+    self.clock: background.Clock = collections.Counter()
+    self.warnings: list[str] = []
+
+  def results(self) -> Iterator[_Item]:
+    """Each frame with its result, computed or, where its mask is there, read; frames are read ahead in a thread."""
+    anchor = None if self.anchor is None else read_frame(self.source, self.anchor)
+    ahead = background.read_ahead(
+      self.source, depth=READ_AHEAD, budget=WAITING_BYTES, weigh=lambda frame: frame.image.nbytes, clock=self.clock
+    )
+    with ahead as frames:
+      frame = next(frames, None)
+      if frame is None:
+        return
+      if self.outputs.overwrite:
+        _remove_results(self.out, self.masks)
+      if self.anchor is None or anchor is None:
+        self.anchor, anchor = frame.index, frame.image
+      self.size = self.segmenter.base_size(anchor)
+      reference = None
+      if self.outputs.resume:
+        previous = None
+        # What a broken run left is taken as it is, up to the first mask that is missing.
+        while frame is not None and self._is_done(frame):
+          yield _Item(frame, Result(self._read_mask(frame)), True)
+          previous, frame = frame, next(frames, None)
+        if self.segmenter.protocol == 'released' and previous is not None and frame is not None:
+          # The next gate needs this frame's foreground as it was before its own gate, which no file holds.
+          (again,) = self.segmenter.results([previous.image], anchor=anchor)
+          reference = again.mask
+      if frame is not None:
+        yield from self._computed(frame, frames, anchor, reference)
+
+  def _computed(
+    self, frame: video.Frame, frames: Iterator[video.Frame], anchor: np.ndarray, reference: np.ndarray | None
+  ) -> Iterator[_Item]:
+    pending: collections.deque[video.Frame] = collections.deque()
+    failure: list[DataError] = []
+
+    def images() -> Iterator[np.ndarray]:
+      following: video.Frame | None = frame
+      while following is not None:
+        pending.append(following)
+        yield following.image
+        before = time.perf_counter()
+        try:
+          following = next(frames, None)
+        except DataError as error:
+          # A frame that cannot be read ends the clip; those before it still get their masks.
+          failure.append(error)
+          return
+        finally:
+          self.clock['network'] -= time.perf_counter() - before
+
+    results = self.segmenter.results(images(), soft=self.outputs.heatmaps, anchor=anchor, reference=reference)
+    while True:
+      before = time.perf_counter()
+      result = next(results, None)
+      self.clock['network'] += time.perf_counter() - before
+      if result is None:
+        break
+      yield _Item(pending.popleft(), result, False)
+    if failure:
+      raise failure[0]
+
+  def write(self, item: _Item, writer: background.WriteBehind, overlay: video.OverlayWriter | None) -> None:
+    """Hands a frame's files to the writing threads."""
+    frame, result = item.frame, item.result
+    self.frames += 1
+    self.empty += not result.mask.any()
+    if not item.exists:
+      path = self.masks / f'{frame.name}.png'
+      if result.probability is not None:
+        heatmap = self.out / 'heatmaps' / path.name
+        writer.submit('write', result.probability.nbytes, video.write_heatmap, heatmap, result.probability)
+      writer.submit('write', result.mask.nbytes, video.write_mask, path, result.mask)
+    if overlay is not None:
+      size = frame.image.nbytes + result.mask.nbytes
+      writer.submit_in_order('overlay', size, overlay.write, frame.image, result.mask, frame.time)
+
+  @contextlib.contextmanager
+  def overlay(self) -> Iterator[video.OverlayWriter | None]:
+    """The overlay's writer, or None where none is wanted or PyAV is missing, which is said."""
+    if not self.outputs.overlay:
+      yield None
+      return
+    try:
+      path = self.out / 'overlay.mp4'
+      writer = video.OverlayWriter(path, self.source.rate, bit_rate=self.source.overlay_bit_rate)
+    except UsageError:
+      self.warnings.append("no overlay: PyAV is not installed (pip install 'adnet-jax[video]')")
+      yield None
+      return
+    try:
+      yield writer
+    except BaseException:
+      # What was segmented before the fault is worth looking at too.
+      with contextlib.suppress(Exception):
+        writer.close()
+      raise
+    writer.close()
+    self.warnings += writer.warnings
+
+  def summarize(self, model_name: str, seconds: float, fault: str | None = None) -> dict[str, Any]:
+    """The summary; written where it is wanted."""
+    warnings = list(self.warnings)
+    if self.empty == self.frames:
+      warnings.append('no foreground was found: every mask is empty')
+    elif self.empty:
+      warnings.append(f'no foreground was found in {self.empty} of {self.frames} frames: their masks are empty')
+    skipped = self.source.skipped
+    if skipped:
+      warnings.append(f'{len(skipped)} frame(s) could not be read and were left out: {", ".join(skipped[:10])}')
+    warnings += [text for text in self.source.warnings if text not in warnings]
+    stages = {stage: round(max(0.0, spent), 3) for stage, spent in sorted(self.clock.items())}
+    summary = {
+      'model': model_name,
+      'protocol': self.segmenter.protocol,
+      'scales': list(self.segmenter.scales),
+      'mirror': self.segmenter.mirror,
+      'size': None if self.size is None else list(self.size),
+      'frames': self.frames,
+      'anchor': self.anchor,
+      'seconds': {'total': round(seconds, 3), **stages},
+      'warnings': [*warnings, fault] if fault else warnings,
+    }
+    if self.outputs.summary:
+      _write_json(self.out / 'summary.json', summary)
+    return summary
+
+  def _is_done(self, frame: video.Frame) -> bool:
+    heatmap = self.out / 'heatmaps' / f'{frame.name}.png'
+    return (self.masks / f'{frame.name}.png').exists() and (not self.outputs.heatmaps or heatmap.exists())
+
+  def _read_mask(self, frame: video.Frame) -> np.ndarray:
+    path = self.masks / f'{frame.name}.png'
+    mask = mask_files.read_mask(path)
+    if mask.shape != frame.image.shape[:2]:
+      raise UsageError('a mask of another size than its frame, so of another clip', path, 'use --overwrite')
+    return mask
 
 
 def read_frame(source: video.Source, number: int) -> np.ndarray:
@@ -139,166 +272,32 @@ def read_frame(source: video.Source, number: int) -> np.ndarray:
   return next(iter(video.open_source(source.paths[0], start=number, end=number + 1))).image
 
 
-def _results(segmenter, source, anchor_image, done, soft, clock, sizes):
-  """Each frame with its result, computed or, where its mask is done, read; frames are read ahead in a thread."""
-  with contextlib.ExitStack() as stack:
-    frames = stack.enter_context(read_ahead(source, READ_AHEAD, clock))
-    first = next(frames, None)
-    if first is None:
-      return
-    anchor = first.image if anchor_image is None else anchor_image
-    sizes.append(segmenter.base_size(anchor))
-    reference, previous, frame = None, None, first
-    # What a broken run left is taken as it is, up to the first mask that is missing.
-    while frame is not None and frame.name in done:
-      yield frame, segmenter_lib.Result(mask_files.read_mask(done[frame.name]))
-      previous, frame = frame, next(frames, None)
-    if frame is None:
-      return
-    done.clear()
-    if segmenter.protocol == 'released' and previous is not None:
-      # The gate of the next frame needs this one's foreground before its own gate, which no file holds.
-      (again,) = segmenter.results([previous.image], anchor=anchor)
-      reference = again.mask
-    pending: collections.deque = collections.deque()
-    failure: list[DataError] = []
-
-    def images() -> Iterator[np.ndarray]:
-      following: video.Frame | None = frame
-      while following is not None:
-        pending.append(following)
-        yield following.image
-        try:
-          following = next(frames, None)
-        except DataError as error:
-          # A frame that cannot be read ends the clip; those before it still get their masks.
-          failure.append(error)
-          return
-
-    results = segmenter.results(images(), soft=soft, anchor=anchor, reference=reference)
-    while True:
-      before = time.perf_counter()
-      result = next(results, None)
-      clock['network'] += time.perf_counter() - before
-      if result is None:
-        break
-      yield pending.popleft(), result
-    if failure:
-      raise failure[0]
+def _results_in(out: Path, masks: Path) -> list[Path]:
+  """What an earlier run left."""
+  files = [path for path in (out / 'overlay.mp4', out / 'summary.json') if path.exists()]
+  folders = [sorted(folder.glob('*.png')) for folder in (masks, out / 'heatmaps') if folder.is_dir()]
+  return [*files, *(path for found in folders for path in found)]
 
 
-@contextlib.contextmanager
-def _overlay(out: Path, source: video.Source, outputs: Outputs, warnings: list[str]):
-  """The overlay's writer, or None where none is wanted or PyAV is missing, which is said."""
-  if not outputs.overlay:
-    yield None
-    return
+def _remove_results(out: Path, masks: Path) -> None:
+  """Removes what an earlier run left, and nothing else that lies in these folders."""
   try:
-    writer = video.OverlayWriter(out / 'overlay.mp4', source.rate, bit_rate=source.overlay_bit_rate)
-  except UsageError:
-    warnings.append("no overlay: PyAV is not installed (pip install 'adnet-jax[video]')")
-    yield None
-    return
-  try:
-    yield writer
-  except BaseException:
-    # What was segmented before the fault is worth looking at too.
-    with contextlib.suppress(Exception):
-      writer.close()
-    raise
-  writer.close()
-  warnings += writer.warnings
-
-
-class _Writer:
-  """Threads that write files behind the computation; an error in one is raised at the next call or at the end."""
-
-  def __init__(self, clock: collections.Counter):
-    self._clock = clock
-    self._files = ThreadPoolExecutor(2, 'write')
-    self._ordered = ThreadPoolExecutor(1, 'overlay')
-    self._waiting: collections.deque[Future] = collections.deque()
-
-  def submit(self, function: Callable, *arguments: Any) -> None:
-    self._add(self._files.submit(self._timed, 'write', function, *arguments))
-
-  def submit_in_order(self, function: Callable, *arguments: Any) -> None:
-    self._add(self._ordered.submit(self._timed, 'overlay', function, *arguments))
-
-  def _add(self, future: Future) -> None:
-    self._waiting.append(future)
-    while len(self._waiting) > WRITE_BEHIND:
-      self._waiting.popleft().result()
-
-  def _timed(self, stage: str, function: Callable, *arguments: Any) -> None:
-    before = time.perf_counter()
-    function(*arguments)
-    self._clock[stage] += time.perf_counter() - before
-
-  def __enter__(self) -> _Writer:
-    return self
-
-  def __exit__(self, kind: object, *_: object) -> None:
-    try:
-      for future in self._waiting:
-        if kind is None:
-          future.result()
-    finally:
-      self._files.shutdown()
-      self._ordered.shutdown()
-
-
-@contextlib.contextmanager
-def read_ahead(items: Iterable[T], depth: int, clock: collections.Counter | None = None) -> Iterator[Iterator[T]]:
-  """An iterator over `items` that a thread fills `depth` items ahead; an exception there is raised at its place."""
-  slots: queue.Queue = queue.Queue(depth)
-  stop = threading.Event()
-
-  def put(kind: str, value: Any) -> bool:
-    while not stop.is_set():
-      with contextlib.suppress(queue.Full):
-        slots.put((kind, value), timeout=0.1)
-        return True
-    return False
-
-  def fill() -> None:
-    try:
-      iterator = iter(items)
-      while not stop.is_set():
-        before = time.perf_counter()
-        item = next(iterator, stop)
-        if clock is not None:
-          clock['read'] += time.perf_counter() - before
-        if item is stop or not put('item', item):
-          break
-      put('end', None)
-    except BaseException as error:
-      put('error', error)
-
-  def drain() -> Iterator[T]:
-    while True:
-      kind, value = slots.get()
-      if kind == 'end':
-        return
-      if kind == 'error':
-        raise value
-      yield value
-
-  thread = threading.Thread(target=fill, name='read', daemon=True)
-  thread.start()
-  try:
-    yield drain()
-  finally:
-    stop.set()
-    thread.join()
+    for path in _results_in(out, masks):
+      path.unlink()
+    for folder in (out, masks, out / 'heatmaps'):
+      for path in folder.glob('.adnet-*.tmp'):  # of a run that was killed
+        path.unlink()
+  except OSError as error:
+    raise DataError(f'cannot be removed: {error.strerror}', error.filename, 'choose another folder') from error
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+  temporary = path.with_name(f'.adnet-{os.getpid()}-summary.tmp')
   try:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
     os.replace(temporary, path)
   except OSError as error:
-    temporary.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+      temporary.unlink()
     raise DataError(f'cannot be written: {error.strerror}', path, 'free space or choose another folder') from error

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
 import ml_collections
-from rich.console import Console
-from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
+from adnet_jax import environment, pipeline, video
 from adnet_jax import evaluate as scoring
-from adnet_jax import pipeline
 from adnet_jax import segmenter as segmenter_lib
-from adnet_jax import video
 from adnet_jax.data import datasets
 from adnet_jax.errors import UsageError
 
@@ -35,8 +31,14 @@ def check_free(workdir: Path, *, overwrite: bool, resume: bool) -> None:
     raise UsageError('the work folder already holds an evaluation', folder, 'add --overwrite or --resume')
 
 
-def evaluate(config: ml_collections.ConfigDict, workdir: Path, *, overwrite: bool = False,
-             resume: bool = False) -> dict[str, Any]:
+def evaluate(
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  *,
+  overwrite: bool = False,
+  resume: bool = False,
+  device: str | None = None,
+) -> dict[str, Any]:
   """Segments the validation clips of `data.root` and scores them.
 
   Args:
@@ -44,33 +46,41 @@ def evaluate(config: ml_collections.ConfigDict, workdir: Path, *, overwrite: boo
     workdir: gets evaluation/masks/CLIP/NNNNN.png and evaluation/scores.json.
     overwrite: replace an earlier evaluation.
     resume: go on with it.
+    device: 'cpu', 'gpu' or 'tpu'; None for what JAX prefers.
 
   Returns:
     The score file's content: frames on disk are predicted, those with a truth scored.
+
+  Raises:
+    UsageError: no model to evaluate; results of an earlier evaluation are there.
+    DataError, WeightsError, DeviceError: see errors.py.
   """
   check_free(workdir, overwrite=overwrite, resume=resume)
   root = Path(config.data.root)
   clips = datasets.read_clips(root, datasets.split(root, 'val'), need_masks=True)
   e = config.evaluate
   segmenter = segmenter_lib.Segmenter.from_pretrained(
-      model_to_evaluate(config, workdir), protocol=e.protocol, scales=e.scales, mirror=e.mirror,
-      size=tuple(e.size) or None)
+    model_to_evaluate(config, workdir), e.protocol, e.scales, e.mirror, tuple(e.size) or None, device=device
+  )
   folder = workdir / 'evaluation' / 'masks'
-  outputs = pipeline.Outputs(overlay=False, summary=False, resume=resume, overwrite=overwrite)
-  for clip in clips if overwrite else ():
-    with contextlib.suppress(FileNotFoundError):
-      for path in (folder / clip.name).glob('*.png'):
-        path.unlink()
-  columns = (TextColumn('{task.description}'), *Progress.get_default_columns()[1:], MofNCompleteColumn())
-  with Progress(*columns, console=Console(stderr=True)) as bar:
-    task = bar.add_task('evaluating', total=sum(len(clip.frames) for clip in clips))
-    for clip in clips:
-      bar.update(task, description=clip.name)
-      source = video.open_source(list(clip.frames))
-      pipeline.segment_clip(segmenter, source, folder / clip.name, outputs, masks_in=folder / clip.name,
-                            progress=lambda: bar.advance(task))
-  truth = datasets.annotations_root(root)
-  scores = scoring.score_masks(folder, truth, metrics=('J', 'F'), frames='given', clips=[clip.name for clip in clips],
-                               protocol=e.protocol, progress=True)
+  if overwrite:
+    # Whole, or clips of another data set would stay.
+    for path in (*folder.glob('*/*.png'), workdir / 'evaluation' / 'scores.json'):
+      path.unlink(missing_ok=True)
+  outputs = pipeline.Outputs(overlay=False, summary=False, resume=resume)
+  for clip in clips:
+    source = video.open_source(list(clip.frames))
+    with environment.progress_bar(clip.name, source.length) as advance:
+      pipeline.segment_clip(
+        segmenter, source, folder / clip.name, outputs, masks_in=folder / clip.name, progress=advance
+      )
+  scores = scoring.score_masks(
+    folder,
+    datasets.annotations_root(root),
+    frames='given',
+    clips=[clip.name for clip in clips],
+    protocol=e.protocol,
+    progress=True,
+  )
   scoring.write_scores(scores, workdir / 'evaluation' / 'scores.json')
   return scores

@@ -5,7 +5,8 @@ Knows nothing of clips, protocols or files other than the model's.
 
 from __future__ import annotations
 
-import functools
+import contextlib
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,13 +14,17 @@ import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from adnet_jax import weights
-from adnet_jax.errors import DeviceError
-from adnet_jax.models import adnet
-from adnet_jax.models import layers
+from adnet_jax.errors import DeviceError, UsageError
+from adnet_jax.metadata import Metadata
+from adnet_jax.models import adnet, attention, layers
 from adnet_jax.normalization import normalize
+
+_terms_said: set[Path] = set()
+_terms_lock = threading.Lock()
 
 
 class Model:
@@ -31,19 +36,25 @@ class Model:
     dtype: compute dtype.
   """
 
-  def __init__(self, module: adnet.ADNet, metadata: weights.Metadata, devices: Sequence[jax.Device]):
+  def __init__(self, module: adnet.ADNet, metadata: Metadata, devices: Sequence[jax.Device]):
+    """Args:
+    module: the network, which stays as it is.
+    metadata: of its file.
+    devices: all of one platform.
+    """
     self.metadata, self.devices, self.dtype = metadata, tuple(devices), module.dtype
+    module = nnx.clone(module)
+    module.auxiliary = None  # only training looks at it
     for _, part in nnx.iter_modules(module):
       if isinstance(part, layers.Conv):
         part.fold()
     self._graph, state = nnx.split(module)
     mesh = Mesh(np.asarray(self.devices), ('data',))
-    self._rows, everywhere = NamedSharding(mesh, PartitionSpec('data')), NamedSharding(mesh, PartitionSpec())
-    self._state = jax.device_put(state, everywhere)
-    self._everywhere = everywhere
-    self._embed = jax.jit(self._on_platform(self._embed_program), static_argnames='mirror')
-    self._classify = jax.jit(self._on_platform(self._classify_program), static_argnames=('size', 'mirror'))
-    self._logits = jax.jit(self._on_platform(self._logits_program))
+    self._rows, self._everywhere = NamedSharding(mesh, PartitionSpec('data')), NamedSharding(mesh, PartitionSpec())
+    self._state = jax.device_put(state, self._everywhere)
+    self._embed = jax.jit(self._embed_program, static_argnames='mirror')
+    self._predict = jax.jit(self._predict_program, static_argnames=('mirror', 'blockwise'))
+    self._logits = jax.jit(self._logits_program)
 
   @property
   def uses_anchor(self) -> bool:
@@ -54,7 +65,7 @@ class Model:
     """(..., 3) uint8 RGB in 0..255 -> float32 as the weights expect."""
     return normalize(jnp.asarray(rgb), self.metadata.normalization)
 
-  def logits(self, anchor: jax.Array | None, frame: jax.Array) -> jax.Array:
+  def logits(self, anchor: np.ndarray | jax.Array | None, frame: np.ndarray | jax.Array) -> jax.Array:
     """Logits before up-sampling.
 
     Args:
@@ -63,53 +74,59 @@ class Model:
 
     Returns:
       (b, h', w', 1) float32, h' about h over the output stride.
+
+    Raises:
+      ValueError: another shape or dtype, or an anchor is missing.
     """
-    if anchor is None and self.uses_anchor:
+    if self.uses_anchor and anchor is None:
       raise ValueError(f'variant {self.metadata.architecture.variant} needs an anchor')
-    return self._logits(self._state, anchor if self.uses_anchor else None, frame)
+    given = {'frame': frame} if anchor is None else {'anchor': anchor, 'frame': frame}
+    for name, array in given.items():
+      if array.ndim != 4 or array.shape[3] != 3 or not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ValueError(f'{name} is {array.dtype} {array.shape}, expected normalised float32 (b, h, w, 3)')
+    placed = jax.device_put((anchor if self.uses_anchor else None, frame), self._everywhere)
+    return self._logits(self._state, *placed)
 
   def embed(self, images: np.ndarray, *, mirror: bool = False) -> jax.Array:
-    """Embeddings (b, h', w', c) of (b, h, w, 3) uint8 RGB; all of one frame on every device."""
+    """Embeddings (b, h', w', c) of (b, h, w, 3) uint8 RGB, the same on every device."""
     return self._embed(self._state, jax.device_put(images, self._everywhere), mirror=mirror)
 
-  def upsampled_logits(self, anchor: jax.Array | None, images: np.ndarray, size: tuple[int, int], *,
-                       mirror: bool = False) -> jax.Array:
-    """Logits of frames at the size of their masks.
+  def predict(
+    self, anchor: jax.Array | None, images: np.ndarray, *, mirror: bool = False, blockwise: bool = False
+  ) -> jax.Array:
+    """Logits of frames of one clip.
 
     Args:
       anchor: (1, h', w', c) embedding from `embed` with the same `mirror`; None for a variant without an anchor.
       images: (b, h, w, 3) uint8 RGB; b a multiple of the number of devices.
-      size: (H, W) of the result.
-      mirror: whether the network sees the frames mirrored; the result is mirrored back.
+      mirror: whether the network sees the frames mirrored, and the logits are so too.
+      blockwise: attention in blocks whatever its size: the least memory.
 
     Returns:
-      (b, H, W) float32.
+      (b, h', w', 1) float32 before up-sampling.
     """
-    return self._classify(self._state, anchor, jax.device_put(images, self._rows), size=size, mirror=mirror)
-
-  def _on_platform(self, program):
-    """`program` traced with the convolution forms of this model's devices."""
-    @functools.wraps(program)
-    def traced(*args, **options):
-      with layers.lowering_for(self.devices[0].platform):
-        return program(*args, **options)
-    return traced
+    return self._predict(self._state, anchor, jax.device_put(images, self._rows), mirror=mirror, blockwise=blockwise)
 
   def _embed_program(self, state, images, *, mirror: bool):
-    x = normalize(images, self.metadata.normalization)
-    return nnx.merge(self._graph, state).encode(x[:, :, ::-1] if mirror else x)
+    with layers.lowering_for(self.devices[0].platform):
+      x = normalize(images, self.metadata.normalization)
+      return nnx.merge(self._graph, state).encode(x[:, :, ::-1] if mirror else x)
 
-  def _classify_program(self, state, anchor, images, *, size, mirror: bool):
+  def _predict_program(self, state, anchor, images, *, mirror: bool, blockwise: bool):
     current = self._embed_program(state, images, mirror=mirror)
-    z = nnx.merge(self._graph, state).classify(anchor, current)
-    return layers.resize_align_corners(z[:, :, ::-1] if mirror else z, size)[..., 0]
+    with layers.lowering_for(self.devices[0].platform), contextlib.ExitStack() as stack:
+      if blockwise:
+        stack.enter_context(attention.blockwise_only())
+      return nnx.merge(self._graph, state).classify(anchor, current)
 
   def _logits_program(self, state, anchor, frame):
-    return nnx.merge(self._graph, state)(anchor, frame)
+    with layers.lowering_for(self.devices[0].platform):
+      return nnx.merge(self._graph, state)(anchor, frame)
 
 
-def load_model(name_or_path: str | Path = weights.DEFAULT_MODEL, *, device: str | None = None,
-               dtype: str | None = None) -> Model:
+def load_model(
+  name_or_path: str | Path = weights.DEFAULT_MODEL, *, device: str | None = None, dtype: str | None = None
+) -> Model:
   """Loads a model by name or file.
 
   Args:
@@ -122,16 +139,47 @@ def load_model(name_or_path: str | Path = weights.DEFAULT_MODEL, *, device: str 
     DeviceError: no such device.
   """
   devices = find_devices(device)
+  if dtype not in (None, 'float32', 'bfloat16'):
+    raise UsageError(f'unknown dtype {dtype!r}', 'dtype', 'float32 or bfloat16')
   compute = jnp.dtype(dtype or ('float32' if devices[0].platform == 'cpu' else 'bfloat16'))
-  module, metadata = weights.load(name_or_path, dtype=compute)
+  path = weights.find_model(name_or_path)
+  module, metadata = weights.load(path, dtype=compute)
+  _say_terms(path, metadata)
   return Model(module, metadata, devices)
 
 
+def _say_terms(path: Path, metadata: Metadata) -> None:
+  """One line on stderr at a model's first use in the process; `adnet info` says it too."""
+  path = path.resolve()
+  with _terms_lock:
+    if path in _terms_said:
+      return
+    _terms_said.add(path)
+  # As a warning, which every program's logging lets through; the commands print it as what it is (environment.py).
+  logging.warning('terms of the model %s: %s', path.stem, ' '.join(metadata.licence.split()), extra={'note': True})
+
+
 def find_devices(platform: str | None) -> list[jax.Device]:
-  """Local devices of a platform: all accelerators, or one CPU device, whose cores are shared anyway (fault 9)."""
+  """Local devices of a platform: all accelerators, or one CPU device, whose cores are shared anyway.
+
+  Args:
+    platform: 'cpu', 'gpu' or 'tpu'; None for what JAX prefers.
+
+  Raises:
+    DeviceError: there is none; it names those that are there (fault 9).
+  """
   try:
     devices = jax.local_devices(backend=platform)
   except RuntimeError as error:
-    present = ', '.join(sorted({device.platform for device in jax.local_devices()}))
-    raise DeviceError(f'no {platform} device is there', '--device', f'present: {present}; adnet doctor says more') from error
+    raise DeviceError(
+      f'no {platform or "usable"} device is there: {_present(error)}', '--device', 'adnet doctor says more'
+    ) from error
   return devices[:1] if devices[0].platform == 'cpu' else devices
+
+
+def _present(error: Exception) -> str:
+  """The devices that are there, or JAX's reason why none is."""
+  try:
+    return 'present are ' + ', '.join(sorted({device.platform for device in jax.local_devices()}))
+  except RuntimeError:
+    return ' '.join(str(error).split())

@@ -6,8 +6,11 @@ queries [X0; Xt] serves both branches. Knows nothing of modules or images.
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +18,18 @@ import jax.numpy as jnp
 # Above this many bytes of float32 scores a frame, `attend` works blockwise: the full model at 857 x 481 needs 350 MB.
 EXACT_BYTES = 64 * 2**20
 BLOCK = 512
+
+_blockwise_only: contextvars.ContextVar[bool] = contextvars.ContextVar('blockwise_only', default=False)
+
+
+@contextlib.contextmanager
+def blockwise_only() -> Iterator[None]:
+  """Makes programs traced inside attend blockwise at any size: the last resort where memory is short."""
+  token = _blockwise_only.set(True)
+  try:
+    yield
+  finally:
+    _blockwise_only.reset(token)
 
 
 def attend_exact(queries: jax.Array, context: jax.Array) -> jax.Array:
@@ -48,7 +63,7 @@ def attend_blockwise(queries: jax.Array, context: jax.Array, block: int = BLOCK)
 
 def attend(queries: jax.Array, context: jax.Array) -> jax.Array:
   """`attend_exact` where its matrix is small, `attend_blockwise` otherwise: the one place of that choice."""
-  if 4 * queries.shape[1] * context.shape[1] <= EXACT_BYTES:
+  if 4 * queries.shape[1] * context.shape[1] <= EXACT_BYTES and not _blockwise_only.get():
     return attend_exact(queries, context)
   return attend_blockwise(queries, context)
 
@@ -80,7 +95,7 @@ def _blocks(context: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
 
 def _scores(queries: jax.Array, keys: jax.Array, valid: jax.Array) -> jax.Array:
   scores = jnp.einsum('bnc,bmc->bnm', queries, keys, preferred_element_type=jnp.float32)
-  return jnp.where(valid, scores / math.sqrt(keys.shape[-1]), -jnp.inf)
+  return jnp.where(valid[None, None], scores / math.sqrt(keys.shape[-1]), -jnp.inf)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))

@@ -108,7 +108,7 @@ def _depthwise_by_shifts(x: jax.Array, kernel: jax.Array, stride: int, dilation:
   for i in range(kh):
     for j in range(kw):
       r, c = i * dilation, j * dilation
-      tap = x[:, r:r + (rows - 1) * stride + 1:stride, c:c + (columns - 1) * stride + 1:stride] * kernel[i, j, 0]
+      tap = x[:, r:r + (rows - 1) * stride + 1:stride, c:c + (columns - 1) * stride + 1:stride] * kernel[i:i + 1, j:j + 1]
       y = tap if y is None else y + tap
   return y
 
@@ -158,7 +158,7 @@ def _depthwise_kernel_gradient(gradient, x, shape, stride, dilation, padding, lo
     values = jax.lax.dynamic_slice(gradient, (image, row, start, 0), (1, 1, run, channels))[0, 0]
     for k in range(run):
       at = k * stride
-      total = total + (pixels[:, at:at + dilation * (kw - 1) + 1:dilation] * values[k]).astype(jnp.float32)
+      total = total + (pixels[:, at:at + dilation * (kw - 1) + 1:dilation] * values[k:k + 1, None]).astype(jnp.float32)
     return total, None
 
   where = jnp.meshgrid(jnp.arange(b), jnp.arange(rows), jnp.arange(runs) * run, indexing='ij')
@@ -200,6 +200,11 @@ def resize_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   columns = align_corners_matrix(size[1], x.shape[2])
   y = jnp.einsum('Hh,bhwc->bHwc', rows, x.astype(jnp.float32), precision='highest')
   return jnp.einsum('Ww,bHwc->bHWc', columns, y, precision='highest')
+
+
+def per_channel(values: jax.Array) -> jax.Array:
+  """(c,) -> (1, 1, 1, c), to be combined with (b, h, w, c)."""
+  return values[None, None, None]
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
@@ -267,20 +272,21 @@ class Conv(nnx.Module):
     y = function(x.astype(self.dtype), self.kernel[...].astype(self.dtype),
                  stride=self.stride, dilation=self.dilation, padding=padding)
     if self.scale is None:
-      return y + self.bias[...].astype(self.dtype)
+      return y + per_channel(self.bias[...].astype(self.dtype))
     if batch_statistics:
       mean, var = self._move_statistics(y)
     else:
       mean, var = self.mean[...], self.var[...]
     gain = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
-    return (y.astype(jnp.float32) * gain + (self.bias[...] - mean * gain)).astype(self.dtype)
+    offset = self.bias[...] - mean * gain
+    return (y.astype(jnp.float32) * per_channel(gain) + per_channel(offset)).astype(self.dtype)
 
   def _move_statistics(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the batch's biased mean and variance; the running variance takes the unbiased one, as PyTorch's."""
     y = y.astype(jnp.float32)
     count = y.size // y.shape[-1]
     mean = y.mean((0, 1, 2))
-    var = jnp.square(y - mean).mean((0, 1, 2))
+    var = jnp.square(y - per_channel(mean)).mean((0, 1, 2))
     self.mean[...] += self.momentum * (jax.lax.stop_gradient(mean) - self.mean[...])
     unbiased = jax.lax.stop_gradient(var) * (count / max(count - 1, 1))
     self.var[...] += self.momentum * (unbiased - self.var[...])
@@ -290,7 +296,10 @@ class Conv(nnx.Module):
     """Folds the running statistics into kernel and bias, in place: the same function for inference, one pass less."""
     if self.scale is None:
       return
-    gain = self.scale[...] / jnp.sqrt(self.var[...] + self.epsilon)
-    self.bias[...] = self.bias[...] - self.mean[...] * gain
-    self.kernel[...] = self.kernel[...] * gain
+    # In NumPy: a hundred shapes, each of which JAX would compile.
+    kernel, bias, scale, mean, var = (
+        np.asarray(v[...]) for v in (self.kernel, self.bias, self.scale, self.mean, self.var))
+    gain = scale / np.sqrt(var + np.float32(self.epsilon))
+    self.bias[...] = jnp.asarray(bias - mean * gain)
+    self.kernel[...] = jnp.asarray(kernel * gain)
     self.scale = self.mean = self.var = None
