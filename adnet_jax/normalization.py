@@ -22,4 +22,5 @@ def normalize(images: jax.Array, rule: str) -> jax.Array:
   """(..., 3) RGB in 0..255, any dtype -> float32 as the weights expect; channels in the order they expect."""
   reverse, mean, divisor = _RULES[rule]
   images = images[..., ::-1] if reverse else images
-  return (jnp.asarray(images, jnp.float32) - np.asarray(mean, np.float32)) / np.asarray(divisor, np.float32)
+  mean, divisor = (np.asarray(values, np.float32).reshape((1,) * (images.ndim - 1) + (3,)) for values in (mean, divisor))
+  return (jnp.asarray(images, jnp.float32) - mean) / divisor

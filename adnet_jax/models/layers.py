@@ -213,11 +213,12 @@ def leaky_relu(x: jax.Array) -> jax.Array:
 
 
 def relu(x: jax.Array) -> jax.Array:
-  return jnp.maximum(x, 0)
+  """max(x, 0) with gradient 0 at 0, as PyTorch's; jnp.maximum has one half there."""
+  return jax.nn.relu(x)
 
 
 def relu6(x: jax.Array) -> jax.Array:
-  return jnp.clip(x, 0, 6)
+  return jnp.minimum(relu(x), 6)
 
 
 def channel_dropout(x: jax.Array, key: jax.Array | None, rate: float = 0.1) -> jax.Array:
