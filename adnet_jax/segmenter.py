@@ -110,8 +110,9 @@ class Segmenter:
       reference: protocol `released`: (h, w) bool, ungated foreground of the frame before the first one.
     """
     iterator = iter(frames)
-    first = next(iterator, None)
-    if first is None:
+    try:
+      first = next(iterator)
+    except StopIteration:
       return
     session = Session(self, first if anchor is None else anchor, reference=reference)
     waiting: collections.deque[Batch] = collections.deque()

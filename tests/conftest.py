@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # Both are read when JAX first starts a backend; several test processes must fit on one GPU.
@@ -31,3 +33,36 @@ def shared() -> Path:
   if not (SHARED / 'data').is_dir():
     pytest.skip('the shared data sets are not here')
   return SHARED
+
+
+@pytest.fixture(scope='session')
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+  """The model file `tiny` with random weights, alone in its folder (tests/tiny.py)."""
+  import tiny
+
+  return tiny.write_model(tmp_path_factory.mktemp('models') / 'tiny.safetensors')
+
+
+@pytest.fixture(scope='session')
+def model(tiny_model: Path):
+  """The loaded `tiny`: what it has compiled is shared by all tests of a process."""
+  from adnet_jax import pretrained
+
+  return pretrained.load_model(tiny_model)
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: Path, model) -> Iterator[Callable[..., int]]:
+  """Calls `adnet`, or with `main=True` the main program, in an empty folder; every model that it loads is `tiny`."""
+  from adnet_jax import cli, pretrained
+  from adnet_jax import main as main_program
+
+  monkeypatch.setenv('ADNET_MODELS', str(tiny_model.parent))
+  monkeypatch.setenv('ADNET_COMPILATION_CACHE', '0')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / '.cache'))
+  monkeypatch.setattr(pretrained, 'load_model', lambda *_, **__: model)
+  monkeypatch.chdir(tmp_path)
+  handlers = logging.getLogger().handlers[:]
+  yield lambda *arguments, main=False: (main_program if main else cli).main([str(a) for a in arguments])
+  logging.getLogger().handlers[:] = handlers
+  jax.config.update('jax_default_device', None)

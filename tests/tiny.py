@@ -12,8 +12,7 @@ import numpy as np
 
 from adnet_jax import weights
 from adnet_jax.metadata import Metadata
-from adnet_jax.models import adnet
-from adnet_jax.models import layers
+from adnet_jax.models import adnet, layers
 from adnet_jax.normalization import normalize
 
 SIZE = (129, 65)
@@ -21,8 +20,9 @@ TERMS = 'terms of a test'
 
 
 def architecture(variant: str = 'full') -> adnet.Architecture:
-  return adnet.Architecture(variant=variant, backbone='resnet18', stem='conv7x7', output_stride=16,
-                            aspp_width=16, embedding=16)
+  return adnet.Architecture(
+    variant=variant, backbone='resnet18', stem='conv7x7', output_stride=16, aspp_width=16, embedding=16
+  )
 
 
 def write_model(path: Path, variant: str = 'full', seed: int = 0) -> Path:

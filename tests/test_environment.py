@@ -1,0 +1,85 @@
+"""What commands set up before JAX runs, and what `adnet doctor` reports."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+
+import jax
+import pytest
+from absl import logging as absl_logging
+
+from adnet_jax import environment
+from adnet_jax.errors import DeviceError
+
+
+@pytest.fixture(autouse=True)
+def restored(monkeypatch, tmp_path):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  handlers, cache = logging.getLogger().handlers[:], jax.config.jax_compilation_cache_dir
+  yield
+  logging.getLogger().handlers[:] = handlers
+  jax.config.update('jax_default_device', None)
+  jax.config.update('jax_compilation_cache_dir', cache)
+
+
+def test_compiled_programs_are_kept_in_the_users_cache(tmp_path, monkeypatch):
+  for kept in (False, True):
+    monkeypatch.setenv('ADNET_COMPILATION_CACHE', str(int(kept)))
+    environment.set_up('cpu')
+    assert (jax.config.jax_compilation_cache_dir == str(tmp_path / 'adnet-jax' / 'compiled')) == kept
+  jax.config.update('jax_compilation_cache_dir', None)
+  environment.set_up('cpu', cache=False)
+  assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_a_cache_that_cannot_be_written_is_left_out(tmp_path, monkeypatch):
+  (tmp_path / 'file').write_text('')
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+  jax.config.update('jax_compilation_cache_dir', None)
+  environment.set_up('cpu')
+  assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_log_lines_are_plain_and_come_once(capsys):
+  environment.set_up('cpu', cache=False)
+  environment.set_up('cpu', cache=False)
+  absl_logging.info('not shown')
+  absl_logging.warning('%d things', 3)
+  absl_logging.warning('terms', extra={'note': True})
+  assert capsys.readouterr().err == 'warning: 3 things\nnote: terms\n'
+
+
+def test_a_missing_device_names_those_that_are_there():
+  if jax.default_backend() == 'tpu':
+    pytest.skip('there is a TPU')
+  with pytest.raises(DeviceError, match=r'present are .*cpu'):
+    environment.set_up('tpu', cache=False)
+
+
+def test_a_gpu_that_jax_cannot_use_is_said(capsys, monkeypatch):
+  if jax.default_backend() != 'cpu':
+    pytest.skip('JAX uses an accelerator here')
+  monkeypatch.setattr(environment, 'gpu_without_jax', lambda: True)
+  environment.set_up(None, cache=False)
+  assert capsys.readouterr().err.startswith('warning: a GPU is present')
+  environment.set_up('cpu', cache=False)
+  assert not capsys.readouterr().err
+  assert "pip install 'adnet-jax[cuda]'" in environment.report()
+
+
+def test_the_report_has_advice_for_each_missing_extra(monkeypatch, tiny_model):
+  monkeypatch.setenv('ADNET_MODELS', str(tiny_model.parent))
+  find = importlib.util.find_spec
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'av' else find(name))
+  report = environment.report()
+  assert "video: no, reading videos and writing the overlay: pip install 'adnet-jax[video]'" in report
+  assert 'devices: ' in report and f'tiny: {tiny_model}' in report and 'compilation cache: ' in report
+
+
+def test_without_a_terminal_there_is_no_progress_bar(capsys):
+  with environment.progress_bar('[bold]clip', 3) as advance:
+    advance()
+    print('result')
+  captured = capsys.readouterr()
+  assert captured.out == 'result\n' and not captured.err.strip()

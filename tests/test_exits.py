@@ -1,0 +1,67 @@
+"""Exit codes, one line on stderr, closed pipes and signals."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import jax
+import pytest
+
+from adnet_jax import errors, exits
+
+
+def raising(error: BaseException):
+  def function():
+    raise error
+
+  return function
+
+
+@pytest.mark.parametrize(
+  ('error', 'code', 'text'),
+  [
+    (errors.UsageError('what', 'where', 'do'), 2, 'error: what (where): do\n'),
+    (errors.DataError('two\nlines', 'f'), 3, 'error: two lines (f)\n'),
+    (errors.WeightsError('w'), 4, 'error: w\n'),
+    (errors.DivergedError('w'), 5, 'error: w\n'),
+    (errors.DeviceError('w'), 6, 'error: w\n'),
+    (MemoryError(), 6, 'error: out of memory'),
+    (jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: x'), 6, 'error: out of device memory'),
+    (KeyboardInterrupt(), 130, 'error: interrupted (Ctrl-C)'),
+    (ZeroDivisionError('oh\nno'), 1, 'error: ZeroDivisionError: oh no (a defect of adnet-jax): run again with --debug'),
+    (SystemExit(2), 2, ''),
+    (SystemExit(), 0, ''),
+  ],
+)
+def test_codes_and_lines(error, code, text, capsys):
+  assert exits.guarded(raising(error)) == code
+  stderr = capsys.readouterr().err
+  assert stderr.startswith(text) and stderr.count('\n') == bool(text)
+
+
+def test_debug_adds_the_traceback(capsys):
+  assert exits.guarded(raising(errors.DataError('what', 'where')), debug=True) == 3
+  assert 'Traceback' in (stderr := capsys.readouterr().err) and stderr.endswith('error: what (where)\n')
+
+
+def test_results_and_sigterm(capsys):
+  before = signal.getsignal(signal.SIGTERM)
+  assert exits.guarded(lambda: None) == 0 and exits.guarded(lambda: 3) == 3
+  assert exits.guarded(lambda: os.kill(os.getpid(), signal.SIGTERM)) == 75
+  assert 'SIGTERM' in capsys.readouterr().err and signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.mark.parametrize('stream', ['stdout', 'stderr'])
+def test_a_closed_pipe_ends_quietly(stream):
+  script = (
+    'import sys; from adnet_jax import exits\n'
+    f'sys.exit(exits.guarded(lambda: [print("x" * 99, file=sys.{stream}, flush=True) for _ in range(9999)] and None))'
+  )
+  with subprocess.Popen([sys.executable, '-c', script], **{stream: subprocess.PIPE}) as process:
+    pipe = getattr(process, stream)
+    pipe.readline()
+    pipe.close()
+    assert process.wait(60) == 0
