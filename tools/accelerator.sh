@@ -29,6 +29,7 @@ compact-481 configs/compact.py data.crop=481 batch=8 steps=30000 optim.horizon=3
 '
 TINY_KEYS='model.backbone=efficientnet_lite0 model.aspp_width=8 model.embedding=8 init.weights= data.crop=65 batch=2
   steps=2 optim.horizon=1000 optim.frozen_stages=7 data.stills_fraction=0 evaluate.size=65x65'
+SECTIONS='model end-to-end train-step input'   # of tools/benchmark.py
 PART=15M        # below the 16 MB a file may have, in either meaning of MB
 MOST_FILES=8
 
@@ -39,12 +40,14 @@ slice=${SLICE_SECONDS:-540}
 out=${OUT:-accelerator-results}
 work=${WORK:-runs/accelerator}
 data=${DATA:-}
+sections=$SECTIONS
 reserve=40      # seconds kept back for saving a checkpoint and packing
 worthwhile=60   # seconds below which a step is not begun
 if [ "$tiny" = 1 ]; then
   data=${data:-adnet_jax/assets/sample}
   reserve=5
   worthwhile=1
+  sections=input  # the quickest: the others have tests of their own
 fi
 mkdir -p "$out" "$work" || exit 1
 export PYTHONUNBUFFERED=1
@@ -145,15 +148,31 @@ parity() {
   if [ "$status" = 0 ] || [ "$status" = 5 ]; then mv "$log" "$work/parity.txt"; else fail 'parity tests' "$status" "$log"; fi
 }
 
+# benchmark SECTION: measures a section of tools/benchmark.py and adds it to benchmark.json.
 benchmark() {
-  if [ -e "$work/benchmark.json" ]; then say 'benchmark: done'; return; fi
-  begin benchmark || return
-  local log=$work/benchmark.log arguments=()
+  if grep -qs "^    \"$1\": " "$work/benchmark.json"; then say "benchmark, $1: done"; return; fi
+  begin "benchmark, $1" || return
+  local log=$work/benchmark.log part=$work/benchmark.part.json arguments=("$1" --json "$work/benchmark.part.json") status
   if [ "$tiny" = 1 ]; then arguments+=(--tiny); fi
+  if [ "$1" = input ] && [ -n "$data" ]; then arguments+=(--data "$data"); fi
+  if [ "$1" = input ] && [ -n "${STILLS:-}" ]; then arguments+=(--stills "$STILLS"); fi
   : >"$log"
-  limited "$log" "$python" tools/benchmark.py --json "$work/benchmark.part.json" ${arguments[@]+"${arguments[@]}"}
-  local status=$?
-  if [ "$status" = 0 ]; then mv "$work/benchmark.part.json" "$work/benchmark.json"; else fail benchmark "$status" "$log"; fi
+  limited "$log" "$python" tools/benchmark.py "${arguments[@]}"
+  status=$?
+  if [ "$status" = 0 ]; then
+    "$python" - "$work/benchmark.json" "$part" <<'PROGRAM' || failed+=("benchmark, $1 (not merged)")
+import json, os, sys
+whole, part = sys.argv[1:]
+report = json.load(open(part))
+if os.path.exists(whole):
+  report["sections"] = {**json.load(open(whole))["sections"], **report["sections"]}
+with open(part, "w") as file:
+  json.dump(report, file, indent=2)
+os.replace(part, whole)
+PROGRAM
+  else
+    fail "benchmark, $1" "$status" "$log"
+  fi
 }
 
 # training NAME CONFIG KEY=VALUE...: trains on, and evaluates in the end.
@@ -232,7 +251,7 @@ if [ "$tiny" != 1 ] && [ "$("$python" -c 'import jax; print(jax.default_backend(
 fi
 restore
 parity
-benchmark
+for section in $sections; do benchmark "$section"; done
 while read -r name config keys; do
   # shellcheck disable=SC2086  # the keys are words
   if [ -n "$name" ]; then training "$name" "$config" $keys; fi
