@@ -22,16 +22,11 @@ from absl import logging
 from clu import parameter_overview
 from jax.sharding import NamedSharding, PartitionSpec
 
-from adnet_jax import __version__
-from adnet_jax import checkpoint
+from adnet_jax import __version__, checkpoint, optimizer, weights
 from adnet_jax import config as config_lib
-from adnet_jax import optimizer
-from adnet_jax import weights
-from adnet_jax.data import datasets
-from adnet_jax.data import input_pipeline
+from adnet_jax.data import datasets, input_pipeline
 from adnet_jax.errors import AdnetError, DeviceError, DivergedError, UsageError
-from adnet_jax.models import adnet
-from adnet_jax.models import layers
+from adnet_jax.models import adnet, layers
 from adnet_jax.normalization import normalize
 
 # Weight of the auxiliary head's loss, as DeepLab-like networks train with it (PSPNet, Zhao et al. 2017).
@@ -58,7 +53,7 @@ def binary_cross_entropy(logits: jax.Array, masks: jax.Array) -> jax.Array:
     logits: (b, h, w, 1) float32.
     masks: (b, H, W), 0 and 1.
   """
-  z = layers.resize_align_corners(logits, masks.shape[1:3])[..., 0]
+  z = layers.resize_align_corners(logits, (masks.shape[1], masks.shape[2]))[..., 0]
   y = masks.astype(jnp.float32)
   return jnp.mean(jnp.maximum(z, 0) - z * y + jnp.log1p(jnp.exp(-jnp.abs(z))))
 
@@ -133,7 +128,7 @@ def initialize(config: ml_collections.ConfigDict) -> tuple[Trainer, Tree]:
   except ValueError as error:
     raise UsageError(str(error), 'model') from error
   dtype = jnp.dtype(c.model.dtype)
-  arrays = weights.flatten(adnet.ADNet(architecture, rngs=nnx.Rngs(c.seed)))
+  arrays: dict[str, Any] = dict(weights.flatten(adnet.ADNet(architecture, rngs=nnx.Rngs(c.seed))))
   normalization, terms = weights.default_normalization(c.model.stem), 'terms of the training data'
   if c.init.weights:
     initial = weights.read_initial(c.init.weights, architecture)
@@ -144,7 +139,7 @@ def initialize(config: ml_collections.ConfigDict) -> tuple[Trainer, Tree]:
   model = weights.build(architecture, arrays, dtype=dtype)
 
   frozen = frozen_prefixes(c.model.backbone, c.optim.frozen_stages)
-  graph, learnt, fixed, statistics = nnx.split(
+  graph, learnt, fixed, statistics = nnx.split(  # type: ignore[misc]
       model, nnx.All(nnx.Param, lambda path, _: not is_frozen(path, frozen)), nnx.Param, nnx.BatchStat)
   factors = jax.tree.map_with_path(
       lambda path, _: c.optim.backbone_lr_factor if path[0].key == 'backbone' else 1.0, learnt)
@@ -278,7 +273,8 @@ def train(config: ml_collections.ConfigDict, workdir: Path,
 
   fingerprint = {name: value for name, value in config_lib.flatten(config).items()
                  if name.startswith(('model.', 'data.')) and name != 'data.workers'}
-  with checkpoint.open_checkpoints(workdir / 'checkpoints', config.checkpoint.keep) as checkpoints, Signals() as signals:
+  folder = workdir / 'checkpoints'
+  with checkpoint.open_checkpoints(folder, config.checkpoint.keep) as checkpoints, Signals() as signals:
     record = {'fingerprint': json.loads(json.dumps(fingerprint)), 'config': json.loads(config_lib.to_json(config))}
     restored = checkpoints.restore_newest(state)
     if restored is not None:

@@ -44,8 +44,8 @@ class PairSource:
   def _choose(self, index: int) -> tuple[np.random.Generator, datasets.Photograph | tuple[datasets.Clip, int, int]]:
     rng = np.random.default_rng((self.seed, index))
     if self.photographs and rng.random() < self.stills_fraction:
-      return rng, self.photographs[rng.integers(len(self.photographs))]
-    clip = self.clips[rng.integers(len(self.clips))]
+      return rng, self.photographs[int(rng.integers(len(self.photographs)))]
+    clip = self.clips[int(rng.integers(len(self.clips)))]
     # The first frame is the anchor, and any other annotated frame the current one (paper Sec. 4, "Training").
     annotated = clip.annotated
     frame = annotated[rng.integers(1, len(annotated))] if len(annotated) > 1 else annotated[0]
@@ -66,7 +66,11 @@ class PairSource:
       pair = [datasets.read_pair(chosen.image, chosen.mask)] * 2
     else:
       clip, *frames = chosen
-      pair = [datasets.read_pair(clip.frames[frame], clip.masks[frame]) for frame in frames]
+      pair = []
+      for frame in frames:
+        mask_path = clip.masks[frame]
+        assert mask_path is not None  # `annotated` has no others
+        pair.append(datasets.read_pair(clip.frames[frame], mask_path))
     augmented = [transforms.augment(image, mask, self.augmentation, rng) for image, mask in pair]
     return {'images': np.stack([image for image, _ in augmented]), 'masks': np.stack([mask for _, mask in augmented])}
 
