@@ -204,6 +204,12 @@ def test_max_pool_is_that_of_pytorch(ceil_mode):
     np.testing.assert_array_equal(found, expected.permute(0, 2, 3, 1).numpy())
 
 
+def test_max_pool_has_a_gradient_within_a_compiled_program():
+  x = jnp.asarray([5.0, 1, 2, 9])[None, None, :, None]
+  gradient = jax.jit(jax.grad(lambda x: layers.max_pool(x, ceil_mode=True).sum()))(x)
+  np.testing.assert_array_equal(gradient[0, 0, :, 0], [1, 0, 0, 2])
+
+
 def test_max_pool_of_half_precision():
   assert layers.max_pool(jnp.full((1, 2, 2, 1), -3, jnp.bfloat16), ceil_mode=True).dtype == jnp.bfloat16
 

@@ -121,19 +121,22 @@ def _blockwise_forward(queries, context, block):
   start = (jnp.full((b, n), -jnp.inf), jnp.zeros((b, n)), jnp.zeros((b, n, c)))
   (highest, total, weighted), _ = jax.lax.scan(step, start, _blocks(context, block))
   result = (weighted / total[..., None]).astype(context.dtype)
-  return result, (queries, context, result, highest + jnp.log(total))
+  return result, (queries, context, result, highest, total)
 
 
 def _blockwise_backward(block, saved, gradient):
-  """Recomputes each block's weights from the saved log-sum; context is both key and value, so it gets both parts."""
-  queries, context, result, log_total = saved
+  """Recomputes each block's weights; context is both key and value, so it gets both parts.
+
+  The maximum and the sum are kept apart: where scores are large, the logarithm of the sum would round off the sum.
+  """
+  queries, context, result, highest, total = saved
   gradient = gradient.astype(jnp.float32)
   scale = 1 / math.sqrt(context.shape[-1])
   inner = (gradient * result.astype(jnp.float32)).sum(-1)  # (b, n)
 
   def step(queries_gradient, item):
     keys, valid = item
-    weights = jnp.exp(_scores(queries, keys, valid) - log_total[..., None])
+    weights = jnp.exp(_scores(queries, keys, valid) - highest[..., None]) / total[..., None]
     keys = keys.astype(jnp.float32)
     towards = weights * (jnp.einsum('bnc,bmc->bnm', gradient, keys) - inner[..., None]) * scale
     queries_gradient += jnp.einsum('bnm,bmc->bnc', towards, keys)

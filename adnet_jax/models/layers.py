@@ -178,9 +178,10 @@ def max_pool(x: jax.Array, *, ceil_mode: bool) -> jax.Array:
     if ceil_mode and (n - 1) % 2 and 2 * windows < n + 1:
       windows += 1
     pads.append((1, max(0, 2 * (windows - 1) + 3 - 1 - n)))
-  lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
+  # A NumPy value: a traced one would hide from JAX which reduction this is, and that has a gradient.
+  lowest = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
   return jax.lax.reduce_window(
-      x, jnp.asarray(lowest, x.dtype), jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), *pads, (0, 0)))
+      x, np.asarray(lowest, x.dtype), jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), *pads, (0, 0)))
 
 
 def align_corners_matrix(outputs: int, inputs: int) -> np.ndarray:
