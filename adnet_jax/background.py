@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar('T')
-Clock = collections.Counter  # seconds by stage
+Clock = collections.defaultdict[str, float]  # seconds by stage
 
 
 @contextlib.contextmanager

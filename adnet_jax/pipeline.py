@@ -122,7 +122,7 @@ class _Run:
     self.anchor: int | None = anchor
     self.size: tuple[int, int] | None = None
     self.frames = self.empty = 0
-    self.clock: background.Clock = collections.Counter()
+    self.clock: background.Clock = collections.defaultdict(float)
     self.warnings: list[str] = []
 
   def results(self) -> Iterator[_Item]:

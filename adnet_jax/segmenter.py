@@ -59,11 +59,10 @@ class Segmenter:
     dtype: str | None = None,
   ) -> Segmenter:
     """A segmenter with a model known by name or given as a file; arguments as the attributes and `load_model`."""
-    scales, size = tuple(scales), None if size is None else tuple(size)
+    scales = tuple(scales)
     _check_options(protocol, scales, size, threshold, batch)  # before the model is loaded
-    return cls(
-      pretrained.load_model(name_or_path, device=device, dtype=dtype), protocol, scales, mirror, size, threshold, batch
-    )
+    model = pretrained.load_model(name_or_path, device=device, dtype=dtype)
+    return cls(model, protocol, scales, mirror, None if size is None else (size[0], size[1]), threshold, batch)
 
   def base_size(self, frame: np.ndarray) -> Size:
     """(width, height) of the network's input at scale 1 for a clip whose anchor is `frame`."""

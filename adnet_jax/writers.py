@@ -108,7 +108,9 @@ class OverlayWriter:
     self._rate = Fraction(rate).limit_denominator(1001 * 1000)
     if self._rate <= 0:
       raise ValueError(f'rate: expected more than 0, got {rate}')
-    self._bit_rate, self._max_side = bit_rate, max_side
+    # FFmpeg's options end at 2^31 - 1; a limit beyond it limits nothing.
+    self._bit_rate = bit_rate if bit_rate is not None and bit_rate < 2**31 else None
+    self._max_side = max_side
     self._part = _temporary(self.path)
     self._container: Any = None
     self._stream: Any = None

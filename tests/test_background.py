@@ -27,7 +27,7 @@ def test_reading_ahead_is_bounded_by_number_and_bytes(depth, budget, ahead):
       read.append(k)
       yield k
 
-  clock: background.Clock = collections.Counter()
+  clock: background.Clock = collections.defaultdict(float)
   with background.read_ahead(items(), depth=depth, budget=budget, weigh=lambda _: 10, clock=clock) as found:
     wait_until(lambda: len(read) == ahead)
     time.sleep(0.05)
@@ -68,7 +68,7 @@ def test_calls_in_order_stop_at_the_first_failure():
       raise ValueError('second')
     done.append(k)
 
-  clock: background.Clock = collections.Counter()
+  clock: background.Clock = collections.defaultdict(float)
   writer = background.WriteBehind(depth=10, budget=100, clock=clock)
   with pytest.raises(ValueError, match='second'), writer:
     for k in range(5):
@@ -84,7 +84,7 @@ def test_writing_behind_waits_where_too_much_is_under_way(depth, budget, size):
     started.set()
     assert release.wait(20)
 
-  with background.WriteBehind(depth=depth, budget=budget, clock=collections.Counter()) as writer:
+  with background.WriteBehind(depth=depth, budget=budget, clock=collections.defaultdict(float)) as writer:
     writer.submit('a', size, call)
     writer.submit('a', size, call)
     threading.Timer(0.1, release.set).start()
@@ -97,7 +97,7 @@ def test_what_was_submitted_is_done_when_another_exception_passes():
   done = []
   with (
     pytest.raises(KeyboardInterrupt),
-    background.WriteBehind(depth=9, budget=99, clock=collections.Counter()) as writer,
+    background.WriteBehind(depth=9, budget=99, clock=collections.defaultdict(float)) as writer,
   ):
     for k in range(5):
       writer.submit('a', 1, done.append, k)

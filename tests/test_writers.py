@@ -229,3 +229,10 @@ def test_without_pyav_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mon
   monkeypatch.setitem(sys.modules, 'av', None)
   with pytest.raises(UsageError, match=r"pip install 'adnet-jax\[video\]'"):
     OverlayWriter(tmp_path / 'o.mp4')
+
+
+def test_a_bit_rate_beyond_ffmpegs_range_is_no_limit(tmp_path):
+  # As of short clips of large, hardly compressible frames.
+  with OverlayWriter(tmp_path / 'o.mp4', bit_rate=4_000_000_000) as writer:
+    writer.write(np.zeros((16, 16, 3), np.uint8), np.zeros((16, 16), bool))
+  assert (tmp_path / 'o.mp4').stat().st_size
