@@ -159,11 +159,11 @@ def _groups(
   group: list[np.ndarray] = []
   padded = 0
   for frame in frames:
+    check_frame(frame)
     if group and (frame.shape != group[0].shape or len(group) == padded):
       yield group, padded
       group = []
     if not group:
-      check_frame(frame)
       padded = batch_for(frame)
     group.append(frame)
   if group:
