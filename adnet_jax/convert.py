@@ -116,19 +116,19 @@ def to_tree(
     Our names to float32 arrays, kernels (kh, kw, in, out). A convolution's bias before BatchNorm moves into the
     running mean, which is the same function.
   """
-  tree = {}
+  tree: dict[str, np.ndarray] = {}
   for ours, theirs in sources.items():
     tree[f'{ours}/kernel'] = state[f'{theirs.conv}.weight'].transpose(2, 3, 1, 0)
-    bias = state[f'{theirs.conv}.bias'] if theirs.bias else None
+    bias = state[f'{theirs.conv}.bias'] if theirs.bias else np.float32(0)
     if theirs.norm is None:
-      tree[f'{ours}/bias'] = bias
+      tree[f'{ours}/bias'] = np.asarray(bias)
       continue
     scale = state[f'{theirs.norm}.weight']
     absolute = batch_norm == 'abs' and not theirs.plain
     tree[f'{ours}/scale'] = np.abs(scale) + np.float32(epsilon) if absolute else scale
     tree[f'{ours}/bias'] = state[f'{theirs.norm}.bias']
     mean = state[f'{theirs.norm}.running_mean']
-    tree[f'{ours}/mean'] = mean if bias is None else mean - bias
+    tree[f'{ours}/mean'] = mean - bias
     tree[f'{ours}/var'] = state[f'{theirs.norm}.running_var']
   return tree
 

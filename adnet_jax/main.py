@@ -67,7 +67,7 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> None:
     predict.check_free(flags.workdir, overwrite=flags.overwrite, resume=flags.resume)
   environment.set_up(flags.device)
   if flags.mode != 'evaluate':
-    _train(config, flags.workdir)
+    _train(config, flags.workdir, flags.device)
   if flags.mode != 'train':
     from adnet_jax import evaluate
 
@@ -79,11 +79,11 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> None:
     print(evaluate.scores_table(scores))
 
 
-def _train(config, workdir: Path) -> None:
+def _train(config, workdir: Path, device: str | None) -> None:
   from rich.console import Console
   from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
-  from adnet_jax import train
+  from adnet_jax import predict, train
 
   columns = (*Progress.get_default_columns()[:-1], TextColumn('{task.fields[numbers]}'), TimeRemainingColumn())
   with Progress(*columns, console=Console(stderr=True)) as bar:
@@ -93,7 +93,14 @@ def _train(config, workdir: Path) -> None:
       numbers = f'step {step + 1} loss {values["loss"]:.4f} lr {values["lr"]:.2g} {values["seconds"]:.2f} s/step'
       bar.update(task, completed=step + 1, numbers=numbers)
 
-    final = train.train(config, workdir, show)
+    def validate(model: Path) -> dict[str, float | None]:
+      bar.stop()  # it draws bars of its own
+      try:
+        return predict.validate(config, workdir, model, device)
+      finally:
+        bar.start()
+
+    final = train.train(config, workdir, show, validate)
   print(f'model: {final}')
 
 

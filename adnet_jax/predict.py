@@ -56,16 +56,32 @@ def evaluate(
     DataError, WeightsError, DeviceError: see errors.py.
   """
   check_free(workdir, overwrite=overwrite, resume=resume)
+  model = model_to_evaluate(config, workdir)
+  return _masks_and_scores(config, model, workdir / 'evaluation', overwrite=overwrite, resume=resume, device=device)
+
+
+def validate(
+  config: ml_collections.ConfigDict, workdir: Path, model: Path, device: str | None = None
+) -> dict[str, float | None]:
+  """Mean J and F of a model on the validation clips during training; its masks lie in WORKDIR/validation."""
+  folder = workdir / 'validation'
+  scores = _masks_and_scores(config, model, folder, overwrite=True, resume=False, device=device)
+  return {metric: scores['dataset'][metric]['mean'] for metric in ('J', 'F')}
+
+
+def _masks_and_scores(
+  config: ml_collections.ConfigDict, model: str | Path, into: Path, *, overwrite: bool, resume: bool, device: str | None
+) -> dict[str, Any]:
   root = Path(config.data.root)
   clips = datasets.read_clips(root, datasets.split(root, 'val'), need_masks=True)
   e = config.evaluate
   segmenter = segmenter_lib.Segmenter.from_pretrained(
-    model_to_evaluate(config, workdir), e.protocol, e.scales, e.mirror, tuple(e.size) or None, device=device
+    model, e.protocol, e.scales, e.mirror, tuple(e.size) or None, device=device
   )
-  folder = workdir / 'evaluation' / 'masks'
+  folder = into / 'masks'
   if overwrite:
     # Whole, or clips of another data set would stay.
-    for path in (*folder.glob('*/*.png'), workdir / 'evaluation' / 'scores.json'):
+    for path in (*folder.glob('*/*.png'), into / 'scores.json'):
       path.unlink(missing_ok=True)
   outputs = pipeline.Outputs(overlay=False, summary=False, resume=resume)
   for clip in clips:
@@ -82,5 +98,5 @@ def evaluate(
     protocol=e.protocol,
     progress=True,
   )
-  scoring.write_scores(scores, workdir / 'evaluation' / 'scores.json')
+  scoring.write_scores(scores, into / 'scores.json')
   return scores

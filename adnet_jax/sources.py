@@ -100,8 +100,11 @@ class FrameFiles(Source):
     stems: dict[str, Path] = {}
     for path in paths:
       if path.stem in stems:
-        raise UsageError(f'two frames would be written as {path.stem}.png', f'{stems[path.stem]} and {path}',
-                         'rename or remove one, or give each folder as an input of its own')
+        raise UsageError(
+          f'two frames would be written as {path.stem}.png',
+          f'{stems[path.stem]} and {path}',
+          'rename or remove one, or give each folder as an input of its own',
+        )
       stems[path.stem] = path
     self._seconds = len(paths) / FRAME_FILES_RATE
     self._set_total(len(paths))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,10 +21,10 @@ from absl import logging
 from clu import parameter_overview
 from jax.sharding import NamedSharding, PartitionSpec
 
-from adnet_jax import __version__, checkpoint, optimizer, weights
+from adnet_jax import __version__, checkpoint, optimizer, resume, weights
 from adnet_jax import config as config_lib
 from adnet_jax.data import datasets, input_pipeline
-from adnet_jax.errors import AdnetError, DeviceError, DivergedError, UsageError
+from adnet_jax.errors import DeviceError, DivergedError, UsageError
 from adnet_jax.models import adnet, layers
 from adnet_jax.normalization import normalize
 
@@ -35,16 +34,8 @@ AUXILIARY_WEIGHT = 0.4
 Tree = Any
 
 
-class Stopped(AdnetError):
-  """Training that was stopped by a signal after everything was saved."""
-
-  def __init__(self, signal_number: int, step: int):
-    super().__init__(f'stopped by {signal.Signals(signal_number).name} at step {step}, everything is saved', None,
-                     'the same command goes on')
-    self.exit_code = 130 if signal_number == signal.SIGINT else 75
-
-
 # ---------------------------------------------------------------------------------------------------- loss
+
 
 def binary_cross_entropy(logits: jax.Array, masks: jax.Array) -> jax.Array:
   """Mean BCE of logits up-sampled (bilinear, align_corners) to the masks (paper Sec. 4, "Training").
@@ -58,8 +49,9 @@ def binary_cross_entropy(logits: jax.Array, masks: jax.Array) -> jax.Array:
   return jnp.mean(jnp.maximum(z, 0) - z * y + jnp.log1p(jnp.exp(-jnp.abs(z))))
 
 
-def pair_loss(model: adnet.ADNet, images: jax.Array, masks: jax.Array, training: adnet.Training,
-              both_directions: bool = False) -> jax.Array:
+def pair_loss(
+  model: adnet.ADNet, images: jax.Array, masks: jax.Array, training: adnet.Training, both_directions: bool = False
+) -> jax.Array:
   """Loss of a batch of pairs; moves the model's BatchNorm statistics.
 
   Args:
@@ -89,6 +81,7 @@ def pair_loss(model: adnet.ADNet, images: jax.Array, masks: jax.Array, training:
 
 
 # --------------------------------------------------------------------------------------------------- state
+
 
 @dataclasses.dataclass(frozen=True)
 class Trainer:
@@ -122,9 +115,15 @@ def initialize(config: ml_collections.ConfigDict) -> tuple[Trainer, Tree]:
   c = config
   try:
     architecture = adnet.Architecture(
-        variant=c.model.variant, backbone=c.model.backbone, stem=c.model.stem, output_stride=c.model.output_stride,
-        multi_grid=tuple(c.model.multi_grid), aspp_width=c.model.aspp_width, embedding=c.model.embedding,
-        auxiliary=int(c.model.auxiliary))
+      variant=c.model.variant,
+      backbone=c.model.backbone,
+      stem=c.model.stem,
+      output_stride=c.model.output_stride,
+      multi_grid=tuple(c.model.multi_grid),
+      aspp_width=c.model.aspp_width,
+      embedding=c.model.embedding,
+      auxiliary=int(c.model.auxiliary),
+    )
   except ValueError as error:
     raise UsageError(str(error), 'model') from error
   dtype = jnp.dtype(c.model.dtype)
@@ -140,18 +139,31 @@ def initialize(config: ml_collections.ConfigDict) -> tuple[Trainer, Tree]:
 
   frozen = frozen_prefixes(c.model.backbone, c.optim.frozen_stages)
   graph, learnt, fixed, statistics = nnx.split(  # type: ignore[misc]
-      model, nnx.All(nnx.Param, lambda path, _: not is_frozen(path, frozen)), nnx.Param, nnx.BatchStat)
+    model, nnx.All(nnx.Param, lambda path, _: not is_frozen(path, frozen)), nnx.Param, nnx.BatchStat
+  )
   factors = jax.tree.map_with_path(
-      lambda path, _: c.optim.backbone_lr_factor if path[0].key == 'backbone' else 1.0, learnt)
+    lambda path, _: c.optim.backbone_lr_factor if path[0].key == 'backbone' else 1.0, learnt
+  )
   schedule = optimizer.poly_schedule(c.optim.lr, c.optim.power, c.optim.horizon)
   sgd = optimizer.sgd(schedule, momentum=c.optim.momentum, weight_decay=c.optim.weight_decay, factors=factors)
   size = tuple(c.evaluate.size) or (857, 481)
   metadata = weights.Metadata(
-      architecture, normalization, size, f'trained by adnet-jax from {c.init.weights or "random weights"}',
-      terms, f'adnet-jax {__version__}')
+    architecture,
+    normalization,
+    size,
+    f'trained by adnet-jax from {c.init.weights or "random weights"}',
+    terms,
+    f'adnet-jax {__version__}',
+  )
   trainer = Trainer(graph, metadata, schedule, sgd, ml_collections.FrozenConfigDict(c))
-  state = {'step': jnp.zeros((), jnp.int32), 'learnt': learnt, 'fixed': fixed, 'statistics': statistics,
-           'optimizer': sgd.init(learnt), 'skipped': jnp.zeros((), jnp.int32)}
+  state = {
+    'step': jnp.zeros((), jnp.int32),
+    'learnt': learnt,
+    'fixed': fixed,
+    'statistics': statistics,
+    'optimizer': sgd.init(learnt),
+    'skipped': jnp.zeros((), jnp.int32),
+  }
   if c.optim.ema:
     state['average'] = jax.tree.map(jnp.copy, {'learnt': learnt, 'statistics': statistics})
   return trainer, state
@@ -167,13 +179,15 @@ def frozen_prefixes(backbone: str, stages: int) -> list[tuple]:
 
 
 def is_frozen(path: tuple, prefixes: list[tuple]) -> bool:
-  return any(tuple(path[:len(prefix)]) == prefix for prefix in prefixes)
+  return any(tuple(path[: len(prefix)]) == prefix for prefix in prefixes)
 
 
 # ---------------------------------------------------------------------------------------------------- step
 
-def loss_and_gradients(trainer: Trainer, state: Tree, images: jax.Array, masks: jax.Array,
-                       key: jax.Array | None) -> tuple[jax.Array, Tree, Tree]:
+
+def loss_and_gradients(
+  trainer: Trainer, state: Tree, images: jax.Array, masks: jax.Array, key: jax.Array | None
+) -> tuple[jax.Array, Tree, Tree]:
   """Loss, gradients of the learnt parameters and the moved BatchNorm statistics of a batch.
 
   Args:
@@ -211,8 +225,9 @@ def train_step(trainer: Trainer, state: Tree, batch: dict[str, jax.Array]) -> tu
   if 'average' in state:
     # Early on the average follows faster, or it would remember the random start.
     decay = jnp.minimum(c.optim.ema, (1 + state['step']) / (10 + state['step']))
-    new['average'] = jax.tree.map(lambda old, now: decay * old + (1 - decay) * now, state['average'],
-                                  {'learnt': learnt, 'statistics': statistics})
+    new['average'] = jax.tree.map(
+      lambda old, now: decay * old + (1 - decay) * now, state['average'], {'learnt': learnt, 'statistics': statistics}
+    )
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   new = jax.tree.map(lambda now, old: jnp.where(finite, now, old), new, state)
   new['step'] = state['step'] + 1
@@ -229,7 +244,8 @@ def _accumulated(trainer, state, batch, key):
     total, gradients, statistics = carry
     index, images, masks = item
     loss, more, statistics = loss_and_gradients(
-        trainer, {**state, 'statistics': statistics}, images, masks, jax.random.fold_in(key, index))
+      trainer, {**state, 'statistics': statistics}, images, masks, jax.random.fold_in(key, index)
+    )
     return (total + loss / parts, jax.tree.map(lambda a, b: a + b / parts, gradients, more), statistics), None
 
   start = (jnp.zeros(()), jax.tree.map(jnp.zeros_like, state['learnt']), state['statistics'])
@@ -238,20 +254,27 @@ def _accumulated(trainer, state, batch, key):
 
 # ---------------------------------------------------------------------------------------------------- loop
 
-def train(config: ml_collections.ConfigDict, workdir: Path,
-          progress: Callable[[int, dict[str, float]], None] | None = None) -> Path:
+
+def train(
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  progress: Callable[[int, dict[str, float]], None] | None = None,
+  validate: Callable[[Path], dict[str, float | None]] | None = None,
+) -> Path:
   """Trains to `config.steps` and writes WORKDIR/final.safetensors; goes on from the newest checkpoint of WORKDIR.
 
   Args:
     config: validated configuration.
     workdir: gets train.jsonl, checkpoints/, config.json, final.safetensors.
     progress: called after each step with its number and loss, lr, grad_norm, seconds.
+    validate: scores of a model file, {'J': ..., 'F': ...}; called every `evaluate.every` steps, if that is not 0. The
+      model with the highest J is kept as WORKDIR/best.safetensors.
 
   Returns:
     The path of the model file.
 
   Raises:
-    Stopped: SIGTERM or Ctrl-C, after saving.
+    resume.Stopped: SIGTERM or Ctrl-C, after saving.
     DivergedError: more than `max_skipped` steps in a row were not finite.
     DataError, WeightsError, UsageError, DeviceError: see errors.py.
   """
@@ -265,26 +288,38 @@ def train(config: ml_collections.ConfigDict, workdir: Path,
   mesh = make_mesh(config.devices, config.batch)
   replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))
   trainer, state = initialize(config)
-  logging.info('parameters:\n%s', parameter_overview.get_parameter_overview(
-      {name: array for name, array in weights.flatten(trainer.merge(state)).items()}, include_stats=False))
+  logging.info(
+    'parameters:\n%s',
+    parameter_overview.get_parameter_overview(
+      {name: array for name, array in weights.flatten(trainer.merge(state)).items()}, include_stats=False
+    ),
+  )
   state = jax.device_put(state, replicated)
-  step_function = jax.jit(lambda state, batch: train_step(trainer, state, batch), donate_argnums=0,
-                          out_shardings=(replicated, replicated))
+  step_function = jax.jit(
+    lambda state, batch: train_step(trainer, state, batch), donate_argnums=0, out_shardings=(replicated, replicated)
+  )
 
-  fingerprint = {name: value for name, value in config_lib.flatten(config).items()
-                 if name.startswith(('model.', 'data.')) and name != 'data.workers'}
-  folder = workdir / 'checkpoints'
-  with checkpoint.open_checkpoints(folder, config.checkpoint.keep) as checkpoints, Signals() as signals:
+  fingerprint = resume.fingerprint(config, clips, photographs)
+  with (
+    checkpoint.open_checkpoints(workdir / 'checkpoints', config.checkpoint.keep) as checkpoints,
+    resume.Signals() as signals,
+  ):
     record = {'fingerprint': json.loads(json.dumps(fingerprint)), 'config': json.loads(config_lib.to_json(config))}
     restored = checkpoints.restore_newest(state)
     if restored is not None:
       _, state, before = restored
-      _check_resume(before, record)
+      resume.check_resume(before, record)
     first = int(state['step'])
     (workdir / 'config.json').write_text(config_lib.to_json(config) + '\n')
-    log = _open_log(workdir / 'train.jsonl', first)
-    batches = input_pipeline.batches(source, batch=config.batch, first_step=first, workers=config.data.workers,
-                                     process=jax.process_index(), processes=jax.process_count())
+    log = resume.open_log(workdir / 'train.jsonl', first)
+    batches = input_pipeline.batches(
+      source,
+      batch=config.batch,
+      first_step=first,
+      workers=config.data.workers,
+      process=jax.process_index(),
+      processes=jax.process_count(),
+    )
     started = time.perf_counter()
     with log:
       for step in range(first, config.steps):
@@ -292,23 +327,33 @@ def train(config: ml_collections.ConfigDict, workdir: Path,
         state, metrics = step_function(state, batch)
         values = {name: float(value) for name, value in metrics.items()}
         ids = [source.sample_id(step * config.batch + i) for i in range(config.batch)]
-        line = {'step': step, 'loss': _finite(values['loss']), 'lr': values['lr'],
-                'grad_norm': _finite(values['grad_norm']), 'sample_ids': ids}
+        line: dict[str, Any] = {
+          'step': step,
+          'loss': _finite(values['loss']),
+          'lr': values['lr'],
+          'grad_norm': _finite(values['grad_norm']),
+          'sample_ids': ids,
+        }
+        done = step + 1
+        if validate is not None and config.evaluate.every and done % config.evaluate.every == 0:
+          line['validation'] = _keep_best(trainer, state, workdir, done, validate)
         log.write(json.dumps(line) + '\n')
         log.flush()
         if values['skipped']:
           logging.warning('step %d: loss or gradient not finite, update skipped; samples %s', step, ', '.join(ids))
           if values['skipped'] > config.max_skipped:
-            raise DivergedError(f'{int(values["skipped"])} steps in a row were not finite, up to step {step}', workdir,
-                                'lower optim.lr; the last good checkpoint is kept')
+            raise DivergedError(
+              f'{int(values["skipped"])} steps in a row were not finite, up to step {step}',
+              workdir,
+              'lower optim.lr; the last good checkpoint is kept',
+            )
         if progress is not None:
           progress(step, {**values, 'seconds': (time.perf_counter() - started) / (step - first + 1)})
-        done = step + 1
         if done % config.checkpoint.every == 0 or done == config.steps or signals.received:
           checkpoints.save(done, state, record)
         if signals.received and done < config.steps:
           checkpoints.wait()
-          raise Stopped(signals.received, done)
+          raise resume.Stopped(signals.received, done)
   final = workdir / 'final.safetensors'
   export(trainer, state, final)
   return final
@@ -321,67 +366,31 @@ def export(trainer: Trainer, state: Tree, path: Path, *, averaged: bool | None =
   weights.save(path, weights.flatten(model), trainer.metadata, dtype=dtype, overwrite=True)
 
 
+def _keep_best(trainer: Trainer, state: Tree, workdir: Path, step: int, validate) -> dict[str, float | None]:
+  """Scores of the model after `step` steps, which becomes best.safetensors if its J is the highest so far."""
+  candidate, best = workdir / 'candidate.safetensors', workdir / 'best.json'
+  export(trainer, state, candidate)
+  scores = validate(candidate)
+  highest = json.loads(best.read_text())['J'] if best.exists() else -math.inf
+  if scores['J'] is not None and scores['J'] > highest:
+    candidate.replace(workdir / 'best.safetensors')
+    best.write_text(json.dumps({'step': step, **scores}) + '\n')
+  candidate.unlink(missing_ok=True)
+  return scores
+
+
 def make_mesh(devices: int, batch: int) -> jax.sharding.Mesh:
   """A mesh of one axis, 'data', over the first `devices` devices (0: all that divide the batch)."""
   present = jax.devices()
   if devices > len(present):
-    raise DeviceError(f'{devices} devices asked for, {len(present)} present: {", ".join(map(str, present))}', 'devices',
-                      'lower devices')
+    raise DeviceError(
+      f'{devices} devices asked for, {len(present)} present: {", ".join(map(str, present))}', 'devices', 'lower devices'
+    )
   count = devices or math.gcd(batch, len(present))
   if batch % count:
     raise UsageError(f'batch={batch} is not divisible by devices={count}', 'batch, devices', 'choose a multiple')
   return jax.make_mesh((count,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=present[:count])
 
 
-def _check_resume(before: dict[str, Any], now: dict[str, Any]) -> None:
-  """Refuses another architecture or data (fault 18); says what else changed (fault 19)."""
-  for name in sorted(set(before['fingerprint']) | set(now['fingerprint'])):
-    old, new = before['fingerprint'].get(name), now['fingerprint'].get(name)
-    if old != new:
-      raise UsageError(f'the checkpoint was made with {old!r}, the configuration says {new!r}', name,
-                       'use another --workdir, or the old value')
-  for name in sorted(now['config']):
-    if before['config'].get(name) != now['config'][name]:
-      logging.warning('resuming with %s = %r instead of %r', name, now['config'][name], before['config'].get(name))
-
-
-def _open_log(path: Path, first: int):
-  """train.jsonl for appending, without lines of steps that are about to be done again."""
-  lines = []
-  if path.exists():
-    for line in path.read_text().splitlines():
-      try:
-        if json.loads(line)['step'] < first:
-          lines.append(line)
-      except (ValueError, KeyError):
-        break  # cut off in the middle of a write
-  path.write_text(''.join(line + '\n' for line in lines))
-  return path.open('a')
-
-
 def _finite(value: float) -> float | None:
   return value if math.isfinite(value) else None
-
-
-class Signals:
-  """While entered, SIGTERM and the first Ctrl-C are noted in `received`; a second Ctrl-C stops at once."""
-
-  def __init__(self):
-    self.received = 0
-    self._before: dict[int, Any] = {}
-
-  def _note(self, number: int, _frame: object) -> None:
-    if self.received == signal.SIGINT == number:
-      raise KeyboardInterrupt
-    self.received = number
-
-  def __enter__(self) -> Signals:
-    try:
-      self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:
-      logging.info('not the main thread: signals are left alone')
-    return self
-
-  def __exit__(self, *_: object) -> None:
-    for number, handler in self._before.items():
-      signal.signal(number, handler)

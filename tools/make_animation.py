@@ -1,7 +1,8 @@
-"""Makes the moving picture of the README: frames of a clip with their masks drawn in, as an animated WebP.
+r"""Makes the moving picture of the README: frames of a clip with their masks drawn in, as an animated WebP.
 
   adnet segment -o adnet-output --overwrite
-  python tools/make_animation.py adnet_jax/assets/sample/JPEGImages/480p/astronaut adnet-output/masks -o docs/sample.webp
+  python tools/make_animation.py adnet_jax/assets/sample/JPEGImages/480p/astronaut adnet-output/masks \
+      -o docs/sample.webp
 """
 
 from __future__ import annotations
@@ -33,8 +34,15 @@ def main(argv: list[str] | None = None) -> None:
     pair = np.hstack([frame.image, video.draw_overlay(frame.image, mask)])
     width = round(pair.shape[1] * arguments.height / pair.shape[0])
     pictures.append(Image.fromarray(cv2.resize(pair, (width, arguments.height), interpolation=cv2.INTER_AREA)))
-  pictures[0].save(arguments.output, save_all=True, append_images=pictures[1:], duration=round(1000 / arguments.rate),
-                   loop=0, quality=arguments.quality, method=6)
+  pictures[0].save(
+    arguments.output,
+    save_all=True,
+    append_images=pictures[1:],
+    duration=round(1000 / arguments.rate),
+    loop=0,
+    quality=arguments.quality,
+    method=6,
+  )
   print(f'{arguments.output}: {len(pictures)} frames, {arguments.output.stat().st_size / 1e6:.2f} MB')
 
 

@@ -6,25 +6,22 @@ Knows nothing of files, images on disk, losses or optimisers.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 
-from adnet_jax.models import attention
-from adnet_jax.models import deeplab
-from adnet_jax.models import efficientnet
-from adnet_jax.models import layers
-from adnet_jax.models import resnet
+from adnet_jax.models import attention, deeplab, efficientnet, layers, resnet
 
 # What the classifier sees, in order, for each row of Table 1: 'diffused' (Eq. 1), 'intra' (non-local), 'anchor' (X0),
 # 'current' (Xt). The baseline has no classifier: its encoder ends in one logit.
 VARIANTS: dict[str, tuple[str, ...]] = {
-    'baseline': (),
-    'intra_frame': ('intra', 'current'),
-    'anchor': ('anchor', 'current'),
-    'anchor_diffusion': ('diffused', 'current'),
-    'full': ('diffused', 'intra', 'current'),
+  'baseline': (),
+  'intra_frame': ('intra', 'current'),
+  'anchor': ('anchor', 'current'),
+  'anchor_diffusion': ('diffused', 'current'),
+  'full': ('diffused', 'intra', 'current'),
 }
 BACKBONES = (*resnet.BLOCKS, *efficientnet.WIDTH_DEPTH)
 STEMS = ('deep', 'conv7x7', 'efficientnet')
@@ -60,9 +57,12 @@ class Architecture:
 
   def __post_init__(self):
     for field, value, allowed in (
-        ('variant', self.variant, tuple(VARIANTS)), ('backbone', self.backbone, BACKBONES),
-        ('stem', self.stem, STEMS), ('output_stride', self.output_stride, (8, 16)),
-        ('activation', self.activation, ('leaky_relu',))):
+      ('variant', self.variant, tuple(VARIANTS)),
+      ('backbone', self.backbone, BACKBONES),
+      ('stem', self.stem, STEMS),
+      ('output_stride', self.output_stride, (8, 16)),
+      ('activation', self.activation, ('leaky_relu',)),
+    ):
       if value not in allowed:
         raise ValueError(f'{field} is {value!r}, expected one of {", ".join(map(str, allowed))}')
     if (self.stem == 'efficientnet') != (self.backbone in efficientnet.WIDTH_DEPTH):
@@ -106,12 +106,20 @@ class ADNet(nnx.Module):
   def __init__(self, architecture: Architecture, *, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
     a = self.architecture = architecture
     self.dtype = dtype
+    self.backbone: resnet.ResNet | efficientnet.EfficientNetLite
     if a.backbone in resnet.BLOCKS:
-      self.backbone = resnet.ResNet(a.backbone, stem=a.stem, output_stride=a.output_stride, multi_grid=a.multi_grid,
-                                    epsilon=a.batch_norm_eps, dtype=dtype, rngs=rngs)
+      self.backbone = resnet.ResNet(
+        a.backbone,
+        stem=a.stem,
+        output_stride=a.output_stride,
+        multi_grid=a.multi_grid,
+        epsilon=a.batch_norm_eps,
+        dtype=dtype,
+        rngs=rngs,
+      )
     else:
       self.backbone = efficientnet.EfficientNetLite(a.backbone, output_stride=a.output_stride, dtype=dtype, rngs=rngs)
-    options = dict(epsilon=a.batch_norm_eps, dtype=dtype, rngs=rngs)
+    options: dict[str, Any] = dict(epsilon=a.batch_norm_eps, dtype=dtype, rngs=rngs)
     last, last_but_one = self.backbone.channels
     self.aspp = deeplab.ASPP(last, a.aspp_width, output_stride=a.output_stride, **options)
     inputs = VARIANTS[a.variant]
@@ -132,15 +140,17 @@ class ADNet(nnx.Module):
     """
     return self.encode_with_auxiliary(images, training)[0]
 
-  def encode_with_auxiliary(self, images: jax.Array,
-                            training: Training | None = None) -> tuple[jax.Array, jax.Array | None]:
+  def encode_with_auxiliary(
+    self, images: jax.Array, training: Training | None = None
+  ) -> tuple[jax.Array, jax.Array | None]:
     """`encode`, and the auxiliary head's logits (b, h, w, auxiliary), None outside training or without the head."""
     statistics = training is not None
     if training is None:
       features, previous = self.backbone(images)
     else:
-      features, previous = self.backbone(images, batch_statistics=training.backbone_statistics,
-                                         frozen_stages=training.frozen_stages)
+      features, previous = self.backbone(
+        images, batch_statistics=training.backbone_statistics, frozen_stages=training.frozen_stages
+      )
     x = self.aspp(features, batch_statistics=statistics, dropout_key=training.key(0) if training else None)
     if self.classifier is not None:
       x = self.embedding(x)
@@ -163,12 +173,17 @@ class ADNet(nnx.Module):
     if self.classifier is None:
       return self.embedding(current).astype(jnp.float32)
     parts = _branches(VARIANTS[self.architecture.variant], anchor, current)
-    return self.classifier(parts, batch_statistics=training is not None,
-                           dropout_key=training.key(2) if training else None)
+    return self.classifier(
+      parts, batch_statistics=training is not None, dropout_key=training.key(2) if training else None
+    )
 
   def __call__(self, anchor: jax.Array | None, frame: jax.Array) -> jax.Array:
     """Inference on normalised images: (b, H, W, 3), (b, H, W, 3) -> (b, h, w, 1) float32 logits before up-sampling."""
-    return self.classify(self.encode(anchor) if self.architecture.uses_anchor else None, self.encode(frame))
+    if not self.architecture.uses_anchor:
+      return self.classify(None, self.encode(frame))
+    if anchor is None:
+      raise ValueError(f'variant {self.architecture.variant} needs an anchor')
+    return self.classify(self.encode(anchor), self.encode(frame))
 
 
 def _branches(names: tuple[str, ...], anchor: jax.Array | None, current: jax.Array) -> jax.Array:
@@ -176,13 +191,12 @@ def _branches(names: tuple[str, ...], anchor: jax.Array | None, current: jax.Arr
   b, h, w, c = current.shape
   pixels = current.reshape(b, h * w, c)
   found = {'current': pixels}
-  if {'anchor', 'diffused'} & set(names):
-    anchor = jnp.broadcast_to(anchor, (b, *anchor.shape[1:])).reshape(b, -1, c)
-    found['anchor'] = anchor
+  if anchor is not None:
+    found['anchor'] = jnp.broadcast_to(anchor, (b, *anchor.shape[1:])).reshape(b, -1, c)
   if {'diffused', 'intra'} <= set(names):
-    found['diffused'], found['intra'] = attention.anchor_diffusion_and_intra_frame(anchor, pixels)
+    found['diffused'], found['intra'] = attention.anchor_diffusion_and_intra_frame(found['anchor'], pixels)
   elif 'diffused' in names:
-    found['diffused'] = attention.anchor_diffusion(anchor, pixels)
+    found['diffused'] = attention.anchor_diffusion(found['anchor'], pixels)
   elif 'intra' in names:
     found['intra'] = attention.intra_frame(pixels)
   return jnp.concatenate([found[name] for name in names], -1).reshape(b, h, w, len(names) * c)
@@ -195,6 +209,8 @@ class Classifier(nnx.Module):
     self.hidden = layers.Conv(inputs, width, norm=True, epsilon=epsilon, dtype=dtype, rngs=rngs)
     self.logits = layers.Conv(width, 1, norm=False, dtype=dtype, rngs=rngs)
 
-  def __call__(self, x: jax.Array, *, batch_statistics: bool = False, dropout_key: jax.Array | None = None) -> jax.Array:
+  def __call__(
+    self, x: jax.Array, *, batch_statistics: bool = False, dropout_key: jax.Array | None = None
+  ) -> jax.Array:
     x = layers.channel_dropout(layers.leaky_relu(self.hidden(x, batch_statistics)), dropout_key)
     return self.logits(x).astype(jnp.float32)

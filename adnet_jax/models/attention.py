@@ -81,7 +81,7 @@ def intra_frame(current: jax.Array) -> jax.Array:
 def anchor_diffusion_and_intra_frame(anchor: jax.Array, current: jax.Array) -> tuple[jax.Array, jax.Array]:
   """Both branches in one pass over the current frame's pixels: (b, n, c), (b, m, c) -> (b, n, c), (b, m, c)."""
   both = attend(jnp.concatenate([anchor, current], axis=1), current)
-  return both[:, :anchor.shape[1]], both[:, anchor.shape[1]:]
+  return both[:, : anchor.shape[1]], both[:, anchor.shape[1] :]
 
 
 def _blocks(context: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
@@ -115,7 +115,8 @@ def _blockwise_forward(queries, context, block):
     rescale = jnp.exp(highest - new_highest)
     weights = jnp.exp(scores - new_highest[..., None])
     weighted = weighted * rescale[..., None] + jnp.einsum(
-        'bnm,bmc->bnc', weights.astype(keys.dtype), keys, preferred_element_type=jnp.float32)
+      'bnm,bmc->bnc', weights.astype(keys.dtype), keys, preferred_element_type=jnp.float32
+    )
     return (new_highest, total * rescale + weights.sum(-1), weighted), None
 
   start = (jnp.full((b, n), -jnp.inf), jnp.zeros((b, n)), jnp.zeros((b, n, c)))

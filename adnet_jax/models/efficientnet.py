@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import flax.nnx as nnx
 import jax
@@ -11,8 +12,15 @@ import jax.numpy as jnp
 from adnet_jax.models import layers
 
 # (repeats, kernel size, stride, expansion, output channels) of the seven stages of Lite0.
-STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
-          (1, 3, 1, 6, 320))
+STAGES = (
+  (1, 3, 1, 1, 16),
+  (2, 3, 2, 6, 24),
+  (2, 5, 2, 6, 40),
+  (3, 3, 2, 6, 80),
+  (3, 5, 1, 6, 112),
+  (4, 5, 2, 6, 192),
+  (1, 3, 1, 6, 320),
+)
 WIDTH_DEPTH = {'efficientnet_lite0': (1.0, 1.0), 'efficientnet_lite2': (1.1, 1.2)}
 STEM = 32
 EPSILON = 1e-3
@@ -43,7 +51,7 @@ class EfficientNetLite(nnx.Module):
   """
 
   def __init__(self, name: str, *, output_stride: int, dtype: jnp.dtype, rngs: nnx.Rngs):
-    options = dict(epsilon=EPSILON, momentum=0.01, tensorflow_padding=True, dtype=dtype, rngs=rngs)
+    options: dict[str, Any] = dict(epsilon=EPSILON, momentum=0.01, tensorflow_padding=True, dtype=dtype, rngs=rngs)
     self.stem = layers.Conv(3, STEM, 3, stride=2, **options)
     inputs, reached, dilation = STEM, 2, 1
     stages = []
@@ -53,16 +61,20 @@ class EfficientNetLite(nnx.Module):
       reached *= stride
       blocks = []
       for i in range(repeats):
-        blocks.append(InvertedResidual(inputs, outputs, size, expansion, stride=stride if i == 0 else 1,
-                                       dilation=dilation, **options))
+        blocks.append(
+          InvertedResidual(
+            inputs, outputs, size, expansion, stride=stride if i == 0 else 1, dilation=dilation, **options
+          )
+        )
         inputs = outputs
       stages.append(nnx.List(blocks))
     self.stages = nnx.List(stages)
     widths = [stage[-1] for stage in scaled_stages(name)]
     self.channels = (widths[-1], widths[-2])
 
-  def __call__(self, x: jax.Array, *, batch_statistics: bool = False,
-               frozen_stages: int = 0) -> tuple[jax.Array, jax.Array]:
+  def __call__(
+    self, x: jax.Array, *, batch_statistics: bool = False, frozen_stages: int = 0
+  ) -> tuple[jax.Array, jax.Array]:
     """Features of the last stage and the one before; no gradient flows into the first `frozen_stages` (stem with 1)."""
     x = layers.relu6(self.stem(x, batch_statistics and frozen_stages < 1))
     previous = x

@@ -9,7 +9,9 @@ import contextlib
 import contextvars
 import functools
 import math
+import operator
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import flax.nnx as nnx
 import jax
@@ -65,8 +67,8 @@ def conv(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, padding
   if target_platform() == 'cpu' and stride == 1 and dilation >= TAPS_FROM_DILATION:
     return _conv_by_taps(x, kernel, dilation, padding)
   return jax.lax.conv_general_dilated(
-      x, kernel, (stride, stride), padding, rhs_dilation=(dilation, dilation),
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    x, kernel, (stride, stride), padding, rhs_dilation=(dilation, dilation), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, padding: Padding) -> jax.Array:
@@ -74,8 +76,14 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: in
   if target_platform() == 'cpu':
     return _depthwise_by_shifts(x, kernel, stride, dilation, padding)
   return jax.lax.conv_general_dilated(
-      x, kernel, (stride, stride), padding, rhs_dilation=(dilation, dilation),
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=x.shape[-1])
+    x,
+    kernel,
+    (stride, stride),
+    padding,
+    rhs_dilation=(dilation, dilation),
+    dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    feature_group_count=x.shape[-1],
+  )
 
 
 def _conv_by_taps(x: jax.Array, kernel: jax.Array, dilation: int, padding: Padding) -> jax.Array:
@@ -93,7 +101,7 @@ def _conv_by_taps(x: jax.Array, kernel: jax.Array, dilation: int, padding: Paddi
       c0, c1 = max(0, -dx), min(columns, w - dx)
       if r0 >= r1 or c0 >= c1:
         continue
-      part = jax.lax.dot_general(x[:, r0 + dy:r1 + dy, c0 + dx:c1 + dx], kernel[i, j], (((3,), (0,)), ((), ())))
+      part = jax.lax.dot_general(x[:, r0 + dy : r1 + dy, c0 + dx : c1 + dx], kernel[i, j], (((3,), (0,)), ((), ())))
       y = y + jnp.pad(part, ((0, 0), (r0, rows - r1), (c0, columns - c1), (0, 0)))
   return y
 
@@ -105,13 +113,13 @@ def _depthwise_by_shifts(x: jax.Array, kernel: jax.Array, stride: int, dilation:
   x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
   rows = (x.shape[1] - dilation * (kh - 1) - 1) // stride + 1
   columns = (x.shape[2] - dilation * (kw - 1) - 1) // stride + 1
-  y = None
-  for i in range(kh):
-    for j in range(kw):
-      r, c = i * dilation, j * dilation
-      tap = x[:, r:r + (rows - 1) * stride + 1:stride, c:c + (columns - 1) * stride + 1:stride] * kernel[i:i + 1, j:j + 1]
-      y = tap if y is None else y + tap
-  return y
+
+  def tap(i: int, j: int) -> jax.Array:
+    r, c = i * dilation, j * dilation
+    under = x[:, r : r + (rows - 1) * stride + 1 : stride, c : c + (columns - 1) * stride + 1 : stride]
+    return under * kernel[i : i + 1, j : j + 1]
+
+  return functools.reduce(operator.add, (tap(i, j) for i in range(kh) for j in range(kw)))
 
 
 def _depthwise_forward(x, kernel, stride, dilation, padding):
@@ -120,8 +128,10 @@ def _depthwise_forward(x, kernel, stride, dilation, padding):
 
 def _depthwise_backward(stride, dilation, padding, saved, gradient):
   x, kernel = saved
-  return (_depthwise_input_gradient(gradient, kernel, x.shape, stride, dilation, padding),
-          _depthwise_kernel_gradient(gradient, x, kernel.shape, stride, dilation, padding).astype(kernel.dtype))
+  return (
+    _depthwise_input_gradient(gradient, kernel, x.shape, stride, dilation, padding),
+    _depthwise_kernel_gradient(gradient, x, kernel.shape, stride, dilation, padding).astype(kernel.dtype),
+  )
 
 
 def _depthwise_input_gradient(gradient, kernel, shape, stride, dilation, padding):
@@ -155,11 +165,14 @@ def _depthwise_kernel_gradient(gradient, x, shape, stride, dilation, padding, lo
   def add(total, item):
     image, row, start = item
     pixels = jax.lax.dynamic_slice(
-        x, (image, row * stride, start * stride, 0), (1, dilation * (kh - 1) + 1, width, channels))[0, ::dilation]
+      x, (image, row * stride, start * stride, 0), (1, dilation * (kh - 1) + 1, width, channels)
+    )[0, ::dilation]
     values = jax.lax.dynamic_slice(gradient, (image, row, start, 0), (1, 1, run, channels))[0, 0]
     for k in range(run):
       at = k * stride
-      total = total + (pixels[:, at:at + dilation * (kw - 1) + 1:dilation] * values[k:k + 1, None]).astype(jnp.float32)
+      total = total + (pixels[:, at : at + dilation * (kw - 1) + 1 : dilation] * values[k : k + 1, None]).astype(
+        jnp.float32
+      )
     return total, None
 
   where = jnp.meshgrid(jnp.arange(b), jnp.arange(rows), jnp.arange(runs) * run, indexing='ij')
@@ -182,7 +195,8 @@ def max_pool(x: jax.Array, *, ceil_mode: bool) -> jax.Array:
   # A NumPy value: a traced one would hide from JAX which reduction this is, and that has a gradient.
   lowest = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
   return jax.lax.reduce_window(
-      x, np.asarray(lowest, x.dtype), jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), *pads, (0, 0)))
+    x, np.asarray(lowest, x.dtype), jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), *pads, (0, 0))
+  )
 
 
 def align_corners_matrix(outputs: int, inputs: int) -> np.ndarray:
@@ -246,16 +260,28 @@ class Conv(nnx.Module):
     scale, mean, var: (out,) float32, BatchNorm's; None where there is none (and after `fold`).
   """
 
-  def __init__(self, inputs: int, outputs: int, size: int = 1, *, stride: int = 1, dilation: int = 1,
-               depthwise: bool = False, norm: bool = True, epsilon: float = 1e-5, momentum: float = 0.1,
-               tensorflow_padding: bool = False, dtype: jnp.dtype = jnp.float32, rngs: nnx.Rngs):
+  def __init__(
+    self,
+    inputs: int,
+    outputs: int,
+    size: int = 1,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    depthwise: bool = False,
+    norm: bool = True,
+    epsilon: float = 1e-5,
+    momentum: float = 0.1,
+    tensorflow_padding: bool = False,
+    dtype: jnp.dtype = jnp.float32,
+    rngs: nnx.Rngs,
+  ):
     fan_in = size * size * (1 if depthwise else inputs)
-    self.kernel = nnx.Param(
-        uniform_fan_in(rngs.params(), (size, size, 1 if depthwise else inputs, outputs), fan_in))
+    self.kernel = nnx.Param(uniform_fan_in(rngs.params(), (size, size, 1 if depthwise else inputs, outputs), fan_in))
     self.bias = nnx.Param(jnp.zeros(outputs) if norm else uniform_fan_in(rngs.params(), (outputs,), fan_in))
-    self.scale = nnx.Param(jnp.ones(outputs)) if norm else None
-    self.mean = nnx.BatchStat(jnp.zeros(outputs)) if norm else None
-    self.var = nnx.BatchStat(jnp.ones(outputs)) if norm else None
+    self.scale: Any = nnx.Param(jnp.ones(outputs)) if norm else None
+    self.mean: Any = nnx.BatchStat(jnp.zeros(outputs)) if norm else None
+    self.var: Any = nnx.BatchStat(jnp.ones(outputs)) if norm else None
     self.stride, self.dilation, self.depthwise = stride, dilation, depthwise
     self.epsilon, self.momentum = epsilon, momentum
     self.tensorflow_padding = tensorflow_padding
@@ -269,11 +295,19 @@ class Conv(nnx.Module):
       batch_statistics: normalise by this batch's mean and variance and move the running ones (training mode).
     """
     size = self.kernel.shape[:2]
-    padding = (tensorflow_same_padding(x.shape[1:3], size, self.stride, self.dilation) if self.tensorflow_padding
-               else symmetric_padding(size, self.dilation))
+    padding = (
+      tensorflow_same_padding(x.shape[1:3], size, self.stride, self.dilation)
+      if self.tensorflow_padding
+      else symmetric_padding(size, self.dilation)
+    )
     function = depthwise_conv if self.depthwise else conv
-    y = function(x.astype(self.dtype), self.kernel[...].astype(self.dtype),
-                 stride=self.stride, dilation=self.dilation, padding=padding)
+    y = function(
+      x.astype(self.dtype),
+      self.kernel[...].astype(self.dtype),
+      stride=self.stride,
+      dilation=self.dilation,
+      padding=padding,
+    )
     if self.scale is None:
       return y + per_channel(self.bias[...].astype(self.dtype))
     if batch_statistics:
@@ -301,7 +335,8 @@ class Conv(nnx.Module):
       return
     # In NumPy: a hundred shapes, each of which JAX would compile.
     kernel, bias, scale, mean, var = (
-        np.asarray(v[...]) for v in (self.kernel, self.bias, self.scale, self.mean, self.var))
+      np.asarray(v[...]) for v in (self.kernel, self.bias, self.scale, self.mean, self.var)
+    )
     gain = scale / np.sqrt(var + np.float32(self.epsilon))
     self.bias[...] = jnp.asarray(bias - mean * gain)
     self.kernel[...] = jnp.asarray(kernel * gain)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.nnx as nnx
 import jax
@@ -11,11 +12,11 @@ import jax.numpy as jnp
 from adnet_jax.models import layers
 
 BLOCKS = {
-    'resnet18': ('basic', (2, 2, 2, 2)),
-    'resnet34': ('basic', (3, 4, 6, 3)),
-    'resnet50': ('bottleneck', (3, 4, 6, 3)),
-    'resnet101': ('bottleneck', (3, 4, 23, 3)),
-    'resnet152': ('bottleneck', (3, 8, 36, 3)),
+  'resnet18': ('basic', (2, 2, 2, 2)),
+  'resnet34': ('basic', (3, 4, 6, 3)),
+  'resnet50': ('bottleneck', (3, 4, 6, 3)),
+  'resnet101': ('bottleneck', (3, 4, 23, 3)),
+  'resnet152': ('bottleneck', (3, 8, 36, 3)),
 }
 WIDTHS = (64, 128, 256, 512)
 EXPANSION = {'basic': 1, 'bottleneck': 4}
@@ -30,12 +31,21 @@ class ResNet(nnx.Module):
     channels: number of channels of the two outputs, (last, last but one).
   """
 
-  def __init__(self, name: str, *, stem: str, output_stride: int, multi_grid: Sequence[int], epsilon: float,
-               dtype: jnp.dtype, rngs: nnx.Rngs):
+  def __init__(
+    self,
+    name: str,
+    *,
+    stem: str,
+    output_stride: int,
+    multi_grid: Sequence[int],
+    epsilon: float,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+  ):
     kind, repeats = BLOCKS[name]
     expansion = EXPANSION[kind]
     block = Bottleneck if kind == 'bottleneck' else BasicBlock
-    options = dict(epsilon=epsilon, dtype=dtype, rngs=rngs)
+    options: dict[str, Any] = dict(epsilon=epsilon, dtype=dtype, rngs=rngs)
     self.deep_stem = stem == 'deep'
     if self.deep_stem:
       self.conv1 = layers.Conv(3, 64, 3, stride=2, **options)
@@ -54,8 +64,9 @@ class ResNet(nnx.Module):
       setattr(self, f'layer{index + 1}', nnx.List(blocks))
     self.channels = (WIDTHS[3] * expansion, WIDTHS[2] * expansion)
 
-  def __call__(self, x: jax.Array, *, batch_statistics: bool = False,
-               frozen_stages: int = 0) -> tuple[jax.Array, jax.Array]:
+  def __call__(
+    self, x: jax.Array, *, batch_statistics: bool = False, frozen_stages: int = 0
+  ) -> tuple[jax.Array, jax.Array]:
     """Features of layer4 and layer3; no gradient flows into the first `frozen_stages` stages (stem and layer1: 1)."""
     x = layers.relu(self.conv1(x, batch_statistics and frozen_stages < 1))
     if self.deep_stem:
@@ -78,8 +89,7 @@ class BasicBlock(nnx.Module):
   def __init__(self, inputs: int, width: int, *, stride: int, dilation: int, **options):
     self.conv1 = layers.Conv(inputs, width, 3, stride=stride, dilation=dilation, **options)
     self.conv2 = layers.Conv(width, width, 3, dilation=dilation, **options)
-    self.downsample = (layers.Conv(inputs, width, 1, stride=stride, **options)
-                       if stride > 1 or inputs != width else None)
+    self.downsample = layers.Conv(inputs, width, 1, stride=stride, **options) if stride > 1 or inputs != width else None
 
   def __call__(self, x: jax.Array, batch_statistics: bool) -> jax.Array:
     y = layers.relu(self.conv1(x, batch_statistics))
@@ -96,8 +106,9 @@ class Bottleneck(nnx.Module):
     self.conv1 = layers.Conv(inputs, width, **options)
     self.conv2 = layers.Conv(width, width, 3, stride=stride, dilation=dilation, **options)
     self.conv3 = layers.Conv(width, outputs, **options)
-    self.downsample = (layers.Conv(inputs, outputs, 1, stride=stride, **options)
-                       if stride > 1 or inputs != outputs else None)
+    self.downsample = (
+      layers.Conv(inputs, outputs, 1, stride=stride, **options) if stride > 1 or inputs != outputs else None
+    )
 
   def __call__(self, x: jax.Array, batch_statistics: bool) -> jax.Array:
     y = layers.relu(self.conv1(x, batch_statistics))
