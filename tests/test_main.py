@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from test_predict import write_clip
 
-from adnet_jax import main, train
+from adnet_jax import main, resume, train
 from adnet_jax.errors import DivergedError
 
 
@@ -39,7 +39,7 @@ def test_evaluate_prints_and_writes_scores(commands, config, tmp_path, capsys):
 
 
 def test_train_and_evaluate_evaluates_what_was_trained(commands, config, tiny_model, monkeypatch, capsys):
-  def fake(config, workdir, progress):
+  def fake(config, workdir, progress, validate):
     progress(0, {'loss': 0.5, 'lr': 0.1, 'seconds': 1.0})
     return Path(workdir / 'final.safetensors').write_bytes(tiny_model.read_bytes()) and workdir / 'final.safetensors'
 
@@ -49,7 +49,7 @@ def test_train_and_evaluate_evaluates_what_was_trained(commands, config, tiny_mo
 
 
 @pytest.mark.parametrize(
-  ('error', 'code'), [(train.Stopped(15, 3), 75), (train.Stopped(2, 3), 130), (DivergedError('x'), 5)]
+  ('error', 'code'), [(resume.Stopped(15, 3), 75), (resume.Stopped(2, 3), 130), (DivergedError('x'), 5)]
 )
 def test_how_training_ends_is_the_exit_code(commands, config, monkeypatch, capsys, error, code):
   def fake(*_):

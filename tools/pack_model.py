@@ -40,8 +40,13 @@ def pack(a: argparse.Namespace) -> None:
   if a.size:
     width, _, height = a.size.partition('x')
     size = int(width), int(height)
-  packed = dataclasses.replace(found, architecture=dataclasses.replace(found.architecture, auxiliary=0), size=size,
-                               origin=a.origin or found.origin, licence=a.licence or found.licence)
+  packed = dataclasses.replace(
+    found,
+    architecture=dataclasses.replace(found.architecture, auxiliary=0),
+    size=size,
+    origin=a.origin or found.origin,
+    licence=a.licence or found.licence,
+  )
   weights.save(a.output, arrays, packed, dtype=a.dtype, overwrite=a.overwrite)
   print(weights.describe(a.output))
 
