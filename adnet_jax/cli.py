@@ -240,6 +240,7 @@ def _add_convert(parser: argparse.ArgumentParser) -> None:
     choices=('released', 'torchvision', 'efficientnet'),
     help='what the input looks like (default: by the kind of file)',
   )
+  parser.add_argument('--output-stride', type=int, choices=(8, 16), default=8, help='no file tells; released: 8')
   parser.add_argument('--overwrite', action='store_true')
 
 
@@ -247,7 +248,13 @@ def _convert(a: argparse.Namespace) -> None:
   from adnet_jax import convert, weights
 
   convert.convert(
-    a.input, a.output, variant=a.variant, batch_norm=a.batch_norm, normalization=a.normalization, overwrite=a.overwrite
+    a.input,
+    a.output,
+    variant=a.variant,
+    batch_norm=a.batch_norm,
+    normalization=a.normalization,
+    output_stride=a.output_stride,
+    overwrite=a.overwrite,
   )
   print(weights.describe(a.output))
 

@@ -143,7 +143,7 @@ def save(
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    safetensors.numpy.save_file(stored, temporary, strings)
+    temporary.write_bytes(safetensors.numpy.save(stored, strings))  # save_file makes files that only the owner reads
     os.replace(temporary, path)
   except (OSError, safetensors.SafetensorError) as error:
     raise WeightsError(f'cannot write the model: {error}', path, 'check the folder and the free space') from error
