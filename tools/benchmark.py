@@ -354,7 +354,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 TINY_KEYS = (
-  'model.backbone=efficientnet_lite0 model.aspp_width=8 model.embedding=8 data.crop=33 data.stills_fraction=0 batch=2'
+  'model.backbone=resnet18 model.stem=conv7x7 model.aspp_width=8 model.embedding=8 optim.frozen_stages=4 data.crop=33 '
+  'data.stills_fraction=0 batch=2'
 )
 TINY = {'backbone': 'resnet18', 'size': (65, 33), 'repeats': 1, 'frames': 3, 'network_size': (65, 33), 'samples': 4}
 

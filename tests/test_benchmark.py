@@ -1,0 +1,74 @@
+"""A rehearsal of tools/benchmark.py at the smallest sizes: every section, its table and its JSON file."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import pytest
+
+from tools import benchmark
+
+
+def run(tmp_path, *arguments):
+  report = tmp_path / 'report.json'
+  assert benchmark.main([*map(str, arguments), '--tiny', '--json', str(report)]) == 0
+  return json.loads(report.read_text())
+
+
+def test_model_without_the_oracle(tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(benchmark, '_oracle', lambda *_: (None, 'torch is not installed'))
+  report = run(tmp_path, 'model', '--variant', 'baseline')
+  ours, theirs = report['sections']['model']
+  assert ours['what'] == 'baseline resnet18 65x33: ours, float32' and ours['best s'] > 0
+  assert theirs == {'what': 'PyTorch: not measured, torch is not installed'}
+  assert 'not measured' in capsys.readouterr().out
+
+
+def test_model_and_oracle_compute_the_same(tmp_path):
+  pytest.importorskip('torch')
+  rows = run(tmp_path, 'model')['sections']['model']
+  assert [row['what'].split(': ')[-1] for row in rows[:2]] == ['ours, float32', 'PyTorch, float32']
+  assert rows[2]['best s'] == pytest.approx(rows[0]['best s'] / rows[1]['best s'])
+  assert float(rows[3]['what'].split(': ')[1].split()[0]) < 1e-4
+
+
+def test_everything_else(tmp_path, tiny_model):
+  report = run(tmp_path, 'end-to-end', 'train-step', 'input', '--model', tiny_model)
+  assert report['machine']['cores'] >= 1 and 'jax' in report['versions'] and '--tiny' in report['command']
+  clip, *stages = report['sections']['end-to-end']
+  assert clip['what'].startswith('3 frames, network at 65x33') and clip['fps'] > 0
+  assert {'network', 'read'} <= {row['what'].strip() for row in stages}
+  (step,) = report['sections']['train-step']
+  assert step['images/s'] == pytest.approx(4 / step['best s'])
+  assert report['sections']['input'][0]['what'] == 'pairs of 33, 1 thread'
+
+
+def test_a_model_that_is_not_there_is_said(tmp_path):
+  (row,) = run(tmp_path, 'end-to-end', '--model', tmp_path / 'none.safetensors')['sections']['end-to-end']
+  assert row['what'].startswith('not measured: ')
+
+
+def test_measurements_take_turns_after_one_call_each():
+  calls = []
+  timings = benchmark.measure({name: lambda name=name: calls.append(name) or time.sleep(0.001) for name in 'ab'}, 3)
+  assert ''.join(calls) == 'ab' * 4
+  assert len(timings['a'].wall) == len(timings['b'].cpu) == 3 and min(timings['a'].wall) >= 0.001
+
+
+def test_table_aligns_rows_with_other_columns():
+  text = benchmark.table(
+    [{'what': 'one', 'fps': 2.0}, {'what': 'three', 's': 0.12345}, {'what': 'a line without numbers'}]
+  )
+  assert text.splitlines() == [
+    '              fps           s',
+    'one             2',
+    'three                  0.1235',
+    'a line without numbers',
+  ]
+
+
+def test_unknown_section(capsys):
+  with pytest.raises(SystemExit):
+    benchmark.main(['modle'])
+  assert 'expected some of model, end-to-end, train-step, input' in capsys.readouterr().err
