@@ -31,5 +31,5 @@ def get_config():
   config.steps = 2600
   config.batch = 6
   config.checkpoint.every = 100
-  config.evaluate.size = (641, 353)
+  config.evaluate.size = (769, 433)
   return config
