@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,14 @@ class Checkpoints:
       step, args=ocp.args.Composite(state=ocp.args.StandardSave(state), record=ocp.args.JsonSave(record))
     )
 
-  def restore_newest(self, like: Any) -> tuple[int, Any, dict[str, Any]] | None:
+  def restore_newest(
+    self, like: Any, check: Callable[[dict[str, Any]], None] = lambda record: None
+  ) -> tuple[int, Any, dict[str, Any]] | None:
     """Step, state (shaped, typed and sharded as `like`) and record of the newest readable checkpoint.
+
+    Args:
+      like: the state to restore into.
+      check: called with the record before the state is read; what it raises is passed on.
 
     Returns:
       None where there is no checkpoint at all.
@@ -44,16 +50,24 @@ class Checkpoints:
     steps = sorted(self._manager.all_steps(), reverse=True)
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
     for step in steps:
-      try:
-        found = self._manager.restore(
-          step, args=ocp.args.Composite(state=ocp.args.StandardRestore(abstract), record=ocp.args.JsonRestore())
-        )
-        return step, found.state, found.record
-      except Exception as error:  # Orbax raises whatever it trips over in a damaged checkpoint
-        logging.error('checkpoint %d in %s cannot be read, trying the one before: %s', step, self.folder, error)
+      record = self._read(step, 'record', ocp.args.JsonRestore())
+      if record is None:
+        continue
+      check(record)
+      state = self._read(step, 'state', ocp.args.StandardRestore(abstract))
+      if state is not None:
+        return step, state, record
     if steps:
       raise WeightsError('no checkpoint can be read', self.folder, 'remove the folder to start again')
     return None
+
+  def _read(self, step: int, item: str, how: Any) -> Any:
+    """One item of a checkpoint; None, and a log line, where it cannot be read."""
+    try:
+      return self._manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
+    except Exception as error:  # Orbax raises whatever it trips over in a damaged checkpoint
+      logging.error('checkpoint %d in %s cannot be read, trying the one before: %s', step, self.folder, error)
+      return None
 
   def wait(self) -> None:
     """Returns when everything is on disk."""

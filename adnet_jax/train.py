@@ -305,10 +305,9 @@ def train(
     resume.Signals() as signals,
   ):
     record = {'fingerprint': json.loads(json.dumps(fingerprint)), 'config': json.loads(config_lib.to_json(config))}
-    restored = checkpoints.restore_newest(state)
+    restored = checkpoints.restore_newest(state, lambda before: resume.check_resume(before, record))
     if restored is not None:
-      _, state, before = restored
-      resume.check_resume(before, record)
+      _, state, _ = restored
     first = int(state['step'])
     (workdir / 'config.json').write_text(config_lib.to_json(config) + '\n')
     log = resume.open_log(workdir / 'train.jsonl', first)

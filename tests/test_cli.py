@@ -281,7 +281,8 @@ def test_closed_pipes_end_quietly(tiny_model):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs start with it ignored
 import numpy as np
 from adnet_jax import cli, segmenter, session
 

@@ -135,7 +135,8 @@ def test_four_devices_see_the_same_samples_and_losses_as_one(config, tmp_path):
   config.devices = 4
   four, other_ids = losses(config, tmp_path, 'four')
   assert ids == other_ids
-  np.testing.assert_allclose(four, one, rtol=1e-5)
+  np.testing.assert_allclose(four[0], one[0], rtol=1e-6)
+  np.testing.assert_allclose(four, one, rtol=1e-4)  # rounding grows from step to step
 
 
 def test_accumulated_parts_give_the_mean_loss_of_their_parts(config):
