@@ -10,8 +10,13 @@ from pathlib import Path
 # Both are read when JAX first starts a backend; several test processes must fit on one GPU.
 os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 
+import hypothesis
 import jax
 import pytest
+
+# The same examples in every run: a change turns a test red, not chance.
+hypothesis.settings.register_profile('deterministic', derandomize=True)
+hypothesis.settings.load_profile('deterministic')
 
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')  # a missing axis must not broadcast in silence

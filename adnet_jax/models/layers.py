@@ -201,7 +201,8 @@ def max_pool(x: jax.Array, *, ceil_mode: bool) -> jax.Array:
 
 def align_corners_matrix(outputs: int, inputs: int) -> np.ndarray:
   """(outputs, inputs) float32 weights of linear interpolation that maps the first and last sample onto each other."""
-  position = np.arange(outputs) * ((inputs - 1) / max(outputs - 1, 1))
+  # The product first: so the last position is the last sample exactly, and no fraction exceeds 1.
+  position = np.arange(outputs) * (inputs - 1) / max(outputs - 1, 1)
   low = np.minimum(position.astype(np.int64), max(inputs - 2, 0))
   fraction = position - low
   matrix = np.zeros((outputs, inputs))
