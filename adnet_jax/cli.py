@@ -54,6 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
   for name, add, run, text in (
     ('segment', _add_segment, _segment, 'masks of videos or folders of frames'),
     ('score', _add_score, _score, "scores of anyone's masks"),
+    ('report', _add_report, _report, 'tables, figures and a page of score files'),
+    ('prune', _add_prune, _prune, 'masks without small static instances'),
+    ('prepare', _add_prepare, _prepare, 'a data set as records with checksums'),
     ('convert', _add_convert, _convert, 'PyTorch weights to a model file'),
     ('info', _add_info, _info, 'what a model file holds'),
     ('doctor', lambda _: None, _doctor, 'what this installation can do'),
@@ -195,39 +198,110 @@ def _score_sample(folder: Path) -> None:
 
 
 def _add_score(parser: argparse.ArgumentParser) -> None:
-  parser.add_argument('masks', type=Path, metavar='MASKS', help='folder with CLIP/NNNNN.png')
-  parser.add_argument('--truth', type=Path, required=True, metavar='DIR', help='such as DAVIS/Annotations/480p')
-  parser.add_argument('--rule', default='davis2016', metavar='NAME')
-  parser.add_argument('-o', '--output', type=Path, metavar='FILE.json')
-  parser.add_argument('--metrics', default='J,F', metavar='J,F')
-  parser.add_argument('--allow-missing', action='store_true', help='count missing masks as empty')
-  parser.add_argument('--resize', action='store_true', help="bring masks to the truth's size, nearest neighbour")
-  parser.add_argument('--threshold', type=_probability, metavar='P', help='masks are soft maps: foreground above P')
-  parser.add_argument('--jobs', type=_natural, metavar='N', help='processes (default: one a core)')
-  parser.add_argument('--overwrite', action='store_true', help='replace the score file')
+  add = parser.add_argument
+  add('masks', type=Path, metavar='MASKS', help='folder with CLIP/NNNNN.png: masks, or heat maps for saliency')
+  add('--truth', type=Path, required=True, metavar='DIR', help='such as DAVIS/Annotations/480p, or a data set')
+  add(
+    '--rule',
+    default='davis2016',
+    metavar='NAME',
+    help='davis2016 (the default), adnet-saliency, davsod, pysod, fbms-pooled, fbms-mean-pr, fbms-jaccard, fbms-official',
+  )
+  add('-o', '--output', type=Path, metavar='FILE.json')
+  add('--metrics', metavar='J,F,T', help='of davis2016 (default: J,F)')
+  add(
+    '--stability',
+    default='davis-matlab-master',
+    metavar='NAME',
+    help='program that T follows: davis-matlab-master (the default), davis-matlab-2016, python',
+  )
+  add('--ends', choices=('keep', 'drop'), help="a clip's first and last annotation (default: as the rule says)")
+  add('--allow-missing', action='store_true', help='count missing masks as empty')
+  add('--resize', action='store_true', help="bring masks to the truth's size, nearest neighbour")
+  add('--threshold', type=_probability, metavar='P', help='masks are soft maps: foreground above P')
+  add('--jobs', type=_natural, metavar='N', help='processes (default: one a core)')
+  add('--overwrite', action='store_true', help='replace the score file')
 
 
 def _score(a: argparse.Namespace) -> None:
-  from adnet_jax import evaluate
+  from adnet_jax import evaluate, scores
 
   if a.output is not None and a.output.exists() and not a.overwrite:
     raise UsageError('output exists', a.output, 'remove it or add --overwrite')
-  scores = evaluate.score_masks(
+  result = evaluate.score_masks(
     a.masks,
     a.truth,
     rule=a.rule,
-    metrics=tuple(a.metrics.split(',')),
+    metrics=None if a.metrics is None else tuple(a.metrics.split(',')),
+    stability=a.stability,
+    ends=a.ends,
     allow_missing=a.allow_missing,
     resize=a.resize,
     threshold=a.threshold,
     jobs=a.jobs,
     progress=True,
   )
-  for warning in scores['warnings']:
+  for warning in result['warnings']:
     print(f'warning: {warning}', file=sys.stderr)
-  print(evaluate.scores_table(scores))
+  print(scores.scores_table(result))
   if a.output is not None:
-    evaluate.write_scores(scores, a.output)
+    scores.write_scores(result, a.output)
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+  add = parser.add_argument
+  add('scores', nargs='+', type=Path, metavar='SCORES.json', help='what adnet score or --mode evaluate wrote')
+  add('-o', '--output', type=Path, required=True, metavar='PAGE.html')
+  add('--frames', type=Path, metavar='DIR', help='such as DAVIS/JPEGImages/480p, for pictures')
+  add('--truth', type=Path, metavar='DIR', help='such as DAVIS/Annotations/480p, for true outlines')
+  add('--masks', action='append', type=_named, default=[], metavar='NAME=DIR', help="a score file's masks; repeat it")
+  add('--overwrite', action='store_true', help='replace the page')
+
+
+def _named(text: str) -> tuple[str, Path]:
+  name, equals, folder = text.partition('=')
+  if not name or not equals or not folder:
+    raise argparse.ArgumentTypeError(f'{text!r} is not NAME=DIR')
+  return name, Path(folder)
+
+
+def _report(a: argparse.Namespace) -> None:
+  from adnet_jax.report import page
+
+  twice = [name for name in dict(a.masks) if [one for one, _ in a.masks].count(name) > 1]
+  if twice:
+    raise UsageError('masks named twice', f'--masks {twice[0]}', 'give each name once')
+  page.write_report(
+    a.scores, a.output, frames=a.frames, truth=a.truth, masks=dict(a.masks), overwrite=a.overwrite
+  )  # fmt: skip
+  print(f'page: {a.output}')
+
+
+def _add_prune(parser: argparse.ArgumentParser) -> None:
+  add = parser.add_argument
+  add('masks', type=Path, metavar='MASKS', help='folder with CLIP/NNNNN.png')
+  add('-o', '--output', type=Path, required=True, metavar='OUT')
+  source = parser.add_mutually_exclusive_group(required=True)
+  source.add_argument('--detections', type=Path, metavar='FILE.json', help='instances as COCO JSON')
+  source.add_argument('--components', action='store_true', help="connected components of the masks' own as instances")
+  add('--protocol', default='paper', choices=('paper', 'released'), help="Algorithm 1 or the released program's filter")
+  add('--overwrite', action='store_true', help='replace earlier results')
+
+
+def _prune(a: argparse.Namespace) -> None:
+  raise NotImplementedError
+
+
+def _add_prepare(parser: argparse.ArgumentParser) -> None:
+  add = parser.add_argument
+  add('kind', choices=('davis2016', 'fbms59', 'visal', 'folder'))
+  add('source', type=Path, metavar='SRC', help='the data set as distributed')
+  add('-o', '--output', type=Path, required=True, metavar='DIR')
+  add('--resume', action='store_true', help='go on where a run was interrupted')
+
+
+def _prepare(a: argparse.Namespace) -> None:
+  raise NotImplementedError
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:

@@ -7,9 +7,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adnet_jax.errors import DataError
 from adnet_jax.masks import list_masks, natural_key
+
+# An annotation: a file, or an object whose `load()` gives what `masks.MaskImage` has.
+Source = Any
 
 _DEEPEST = 4
 _ENDS = {
@@ -27,7 +31,7 @@ class ClipPlan:
   Attributes:
     name: of the clip.
     frames: stems of the counted frames, in order.
-    truth: annotation of each annotated frame, by stem.
+    truth: annotation of each annotated frame, by stem, in order: a file, or what a data set has in its place.
     masks: mask of each frame that has one, by stem.
     missing: counted frames without a mask.
     subset: whether frames of the clip are left out that the rule would count.
@@ -35,7 +39,7 @@ class ClipPlan:
 
   name: str
   frames: tuple[str, ...]
-  truth: Mapping[str, Path]
+  truth: Mapping[str, Source]
   masks: Mapping[str, Path]
   missing: tuple[str, ...] = ()
   subset: bool = False
@@ -49,13 +53,15 @@ class Plan:
   warnings: tuple[str, ...]
 
 
-def plan_clips(masks: Path, truth: Path, *, frames: str, clips: Sequence[str] | None, allow_missing: bool) -> Plan:
-  """Matches masks with annotations; arguments as those of `score_masks`.
+def plan_clips(
+  masks: Path, truth: Path, *, ends: bool, frames: str, clips: Sequence[str] | None, allow_missing: bool
+) -> Plan:
+  """Matches masks with annotations; arguments as those of `score_masks`, but `ends` is whether both ends count.
 
   Raises:
     DataError: layout, clips or frames that do not fit; every one of a kind is named.
   """
-  given, wanted = find_clips(masks, 'masks'), find_clips(truth, 'annotations')
+  given, wanted = find_clips(masks, 'masks'), find_truth(truth)
   if set(given) == {masks.name} and set(wanted) == {truth.name} and clips is None:
     given = {truth.name: given[masks.name]}
   warnings = []
@@ -84,11 +90,16 @@ def plan_clips(masks: Path, truth: Path, *, frames: str, clips: Sequence[str] | 
     unlisted = sorted(set(given) - set(names), key=natural_key)
     if unlisted:
       warnings.append(f'clips on disk that are not in the list, not scored: {name_list(unlisted)}')
-  plans = tuple(_plan_clip(name, wanted[name], given[name], frames) for name in names)
+  plans = tuple(_plan_clip(name, wanted[name], given[name], ends, frames) for name in names)
   if frames == 'all':
     warnings += _check_frames(plans, allow_missing)
   warnings += [f'{plan.name}: no counted frame, left out of means' for plan in plans if not plan.frames]
   return Plan(plans, tuple(warnings))
+
+
+def find_truth(root: Path) -> dict[str, dict[str, Source]]:
+  """Annotations of a folder, {clip: {stem: source}}, in order."""
+  return dict(find_clips(root, 'annotations'))
 
 
 def find_clips(root: Path, what: str) -> dict[str, dict[str, Path]]:
@@ -133,9 +144,9 @@ def name_list(names: Iterable[str]) -> str:
   return ', '.join(f'{run[0]}..{run[-1]}' if len(run) > 3 else ', '.join(run) for run in runs)
 
 
-def _plan_clip(name: str, truth: dict[str, Path], masks: dict[str, Path], frames: str) -> ClipPlan:
-  # The first and the last annotation are never scored; of one annotation, this leaves none.
-  counted = tuple(truth)[1:-1]
+def _plan_clip(name: str, truth: Mapping[str, Source], masks: dict[str, Path], ends: bool, frames: str) -> ClipPlan:
+  # Without its ends nothing is left of one annotation or two.
+  counted = tuple(truth) if ends else tuple(truth)[1:-1]
   absent = tuple(frame for frame in counted if frame not in masks)
   subset = not _dense(truth)
   if frames == 'given':

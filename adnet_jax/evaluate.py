@@ -1,35 +1,27 @@
-"""Scores of folders of masks against annotations, and the score file; knows nothing of how the masks were made."""
+"""Scores folders of masks or heat maps against annotations; knows nothing of how the masks were made."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
-import json
-import math
+import itertools
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from adnet_jax import clips as layout
+from adnet_jax import rules
 from adnet_jax.errors import DataError, DeviceError, UsageError
-from adnet_jax.masks import load_mask_image, read_mask
-from adnet_jax.metrics import clip_statistics, contour_accuracy, jaccard
-
-__all__ = ['FORMAT', 'RULES', 'read_mask', 'score_masks', 'scores_table', 'write_scores']
-
-FORMAT = 1
-RULES = ('davis2016',)
-
-# T compares consecutive masks, so it does not belong here: it gets its own step beside this loop in score_clip.
-PER_FRAME: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {'J': jaccard, 'F': contour_accuracy}
+from adnet_jax.masks import MaskImage, load_mask_image
+from adnet_jax.scores import FORMAT
 
 _WORTH_A_POOL = 100  # frames: below, processes take longer to start than to score
 
@@ -39,7 +31,9 @@ def score_masks(
   truth: str | Path,
   *,
   rule: str = 'davis2016',
-  metrics: Sequence[str] = ('J', 'F'),
+  metrics: Sequence[str] | None = None,
+  stability: str = rules.STABILITY,
+  ends: str | None = None,
   frames: str = 'all',
   clips: Sequence[str] | None = None,
   allow_missing: bool = False,
@@ -52,12 +46,16 @@ def score_masks(
   """Scores a folder of masks against a folder of annotations.
 
   Args:
-    masks: folder with CLIP/NNNNN.png; one clip's own folder will do too.
-    truth: folder with CLIP/NNNNN.png, such as DAVIS/Annotations/480p. Frames without an annotation are not scored.
-    rule: how to score; one of RULES.
-    metrics: 'J' and 'F'.
-    frames: 'all' wants a mask for every annotated frame except a clip's first and last annotation. 'given' scores
-      those of them that have a mask, as where only some frames of a clip were at hand to predict; none is missing then.
+    masks: folder with CLIP/NNNNN.png; one clip's own folder will do too. The saliency rules want heat maps: 8 bit,
+      16 bit, or npz with the key `probability`; masks count as maps of 0 and 1.
+    truth: folder with CLIP/NNNNN.png, such as DAVIS/Annotations/480p, or a data set that `adnet_jax.data` reads. Frames
+      without an annotation are not scored.
+    rule: how to score; a key of `rules.RULES`.
+    metrics: of the rule `davis2016`, from 'J', 'F' and 'T'; None for J and F. The other rules give all they have.
+    stability: which of the programs T follows; see `metrics.stability`.
+    ends: 'drop' leaves out a clip's first and last annotation, 'keep' counts them; None does what the rule says.
+    frames: 'all' wants a mask for every counted annotation. 'given' scores those of them that have a mask, as where
+      only some frames of a clip were at hand to predict; none is missing then.
     clips: exactly these clips. None: the clips of `masks`; where annotations, or the data set's own list that holds
       these clips (ImageSets beside Annotations), have more, they are named in the result's `warnings`.
     allow_missing: with frames='all', count a missing mask as empty, and do not refuse a folder where clips have masks
@@ -70,35 +68,43 @@ def score_masks(
 
   Returns:
     The contents of a score file: `format, rule, protocol, version, dataset, clips, warnings` and, only where it
-    applies, `subset` (true where frames of a clip are left out of the score), `missing` and `resized`
-    ({clip: [frame]}) and `threshold`. Undefined values are None.
+    applies, `stability` (T's program), `ends` (where not the rule's own), `subset` (true where frames of a clip are
+    left out of the score), `missing` and `resized` ({clip: [frame]}) and `threshold`. Undefined values are None.
 
   Raises:
     UsageError: unknown rule or metric, or a value out of range.
     DataError: folders, clips, frames or masks that cannot be scored; all of them are named.
     DeviceError: a worker process died.
 
-  Source: metrics and frames of Perazzi et al., CVPR 2016; data-set numbers are plain means over clips.
+  Source: docs/evaluation.md has each rule's.
   """
-  _check_options(rule, metrics, frames, threshold, jobs)
+  task = _task(rule, metrics, stability, threshold, resize)
+  _check_options(frames, ends, threshold, jobs)
   masks, truth = Path(masks), Path(truth)
-  plan = layout.plan_clips(masks, truth, frames=frames, clips=clips, allow_missing=allow_missing)
-  task = ClipTask(tuple(dict.fromkeys(metrics)), threshold, resize)
+  counts_ends = task.rule.ends if ends is None else ends == 'keep'
+  plan = layout.plan_clips(
+    masks, truth, ends=counts_ends, frames=frames, clips=clips, allow_missing=allow_missing
+  )  # fmt: skip
   outcomes = _score_clips(plan.clips, task, jobs, progress)
-  warnings = [*plan.warnings, *_merged_warnings(outcomes)]
-  scored = {clip.name: _clip_entry(clip, outcomes[clip.name], task.metrics) for clip in plan.clips}
+  warnings = [*plan.warnings, *_reading_warnings(outcomes)]
+  counted = {clip.name: outcomes[clip.name].measured for clip in plan.clips if clip.frames}
   scores = {
     'format': FORMAT,
     'rule': rule,
     'protocol': protocol,
     'version': _version(),
-    'dataset': {metric: _dataset_mean([entry[metric] for entry in scored.values()]) for metric in task.metrics},
-    'clips': scored,
+    'dataset': task.rule.dataset(counted, task.metrics),
+    'clips': {
+      clip.name: {'frames': list(clip.frames), **task.rule.clip(counted.get(clip.name), task.metrics)}
+      for clip in plan.clips
+    },
     'warnings': warnings,
   }
   if any(clip.subset for clip in plan.clips):
     scores['subset'] = True
   extra = {
+    'stability': stability if 'T' in task.metrics else None,
+    'ends': ends if counts_ends != task.rule.ends else None,
     'missing': {clip.name: list(clip.missing) for clip in plan.clips if clip.missing},
     'resized': {name: outcome.resized for name, outcome in outcomes.items() if outcome.resized},
     'threshold': threshold,
@@ -110,19 +116,27 @@ def score_masks(
 class ClipTask:
   """What to do with each clip, the same for all."""
 
+  name: str
   metrics: tuple[str, ...]
+  stability: str
   threshold: float | None
   resize: bool
+
+  @property
+  def rule(self) -> rules.Rule:
+    """The rule itself, which does not travel between processes."""
+    return rules.RULES[self.name]
 
 
 @dataclass
 class ClipOutcome:
-  """Scores of one clip's counted frames, by metric, and what had to be done to its files."""
+  """What the rule measured on one clip's counted frames, and what had to be done to its files."""
 
-  values: dict[str, list[float]]
-  resized: list[str]
+  measured: Any = None
+  resized: list[str] = field(default_factory=list)
   merged_truth: str | None = None
   merged_mask: str | None = None
+  zero_one: str | None = None
 
 
 def score_clip(clip: layout.ClipPlan, task: ClipTask) -> ClipOutcome:
@@ -131,98 +145,127 @@ def score_clip(clip: layout.ClipPlan, task: ClipTask) -> ClipOutcome:
   Raises:
     DataError: every mask of another size, and every soft map, of this clip is named.
   """
-  outcome = ClipOutcome({metric: [] for metric in task.metrics}, [])
-  wrong_size, soft, brightest = [], [], 0
-  for frame in clip.frames:
-    truth_image = load_mask_image(clip.truth[frame])
-    truth = truth_image.truth()
-    if not truth_image.binary:
-      outcome.merged_truth = outcome.merged_truth or f'{clip.name}/{frame}'
-    if frame in clip.missing:
-      prediction = np.zeros_like(truth)
-    else:
-      image = load_mask_image(clip.masks[frame])
-      if image.kind == 'grey' and task.threshold is None and not image.binary:
-        soft.append(frame)
-        continue
-      prediction = image.mask(task.threshold)
-      brightest = max(brightest, 1 if image.zero_one else 2 if image.values.any() else 0)
-      if image.kind == 'labels' and not image.binary:
-        outcome.merged_mask = outcome.merged_mask or f'{clip.name}/{frame}'
-    if prediction.shape != truth.shape:
-      if not task.resize:
-        wrong_size.append(f'{frame} {_size(prediction)} not {_size(truth)}')
-        continue
-      outcome.resized.append(frame)
-      prediction = _resized(prediction, truth.shape)
-    for metric in task.metrics:
-      outcome.values[metric].append(PER_FRAME[metric](prediction, truth))
-  if soft:
-    where = f'{clip.name}: {layout.name_list(soft)}'
-    raise DataError('soft maps where masks are wanted', where, 'give --threshold P, or write masks of 0 and 255')
-  if wrong_size:
-    advice = "write masks of the annotation's size, or give --resize for nearest neighbour"
-    raise DataError('masks of another size than the annotation', f'{clip.name}: {", ".join(wrong_size)}', advice)
-  if task.threshold is not None and brightest == 1:
-    # As soft maps of 8 bits, all of these would be empty without a word.
-    raise DataError('a threshold is given, but these masks hold 0 and 1', clip.name, 'leave out --threshold')
+  outcome = ClipOutcome()
+  if clip.frames:
+    reader = _ClipReader(clip, task, outcome)
+    settings = rules.Settings(task.metrics, task.stability, reader.first_annotation)
+    outcome.measured = task.rule.measure(reader.frames(), settings)
   return outcome
 
 
-def write_scores(scores: dict, path: str | Path) -> None:
-  """Writes a score file whole or not at all; what is not finite becomes null.
+class _ClipReader:
+  """Files of one clip to the arrays that a rule wants; what is wrong with them is raised after the last."""
 
-  Raises:
-    DataError: the place cannot be written.
-  """
-  path = Path(path)
-  text = json.dumps(_finite(scores), indent=1, allow_nan=False, ensure_ascii=False) + '\n'
-  temporary = path.with_name(f'.scores.{os.getpid()}')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(text, encoding='utf-8')
-    os.replace(temporary, path)
-  except OSError as error:
-    with contextlib.suppress(OSError):
-      temporary.unlink()
-    raise DataError('scores cannot be written', path, f'{error.strerror}; give another place') from error
+  def __init__(self, clip: layout.ClipPlan, task: ClipTask, outcome: ClipOutcome):
+    self._clip, self._task, self._outcome = clip, task, outcome
+    self._order = {frame: index for index, frame in enumerate(clip.truth)}
+    self._hard: bool | None = None
+
+  def first_annotation(self) -> np.ndarray | None:
+    """Foreground of the clip's first annotation where the first counted frame is the one after it, else None."""
+    first, *_ = self._clip.truth
+    return self._truth(first).truth() if self._order[self._clip.frames[0]] == 1 else None
+
+  def frames(self) -> Iterator[rules.Frame]:
+    """The counted frames in order."""
+    wrong_size, soft, brightest = [], [], 0
+    before = None
+    for frame in self._clip.frames:
+      image = self._truth(frame)
+      truth = self._wanted_truth(image, frame)
+      if frame in self._clip.missing:
+        prediction = np.zeros(truth.shape, {'masks': bool, 'maps': np.float32, 'labels': np.int32}[self._rule.wants])
+      else:
+        mask = load_mask_image(self._clip.masks[frame])
+        if self._is_soft(mask):
+          soft.append(frame)
+          continue
+        prediction = self._wanted_prediction(mask, frame)
+        brightest = max(brightest, 1 if mask.zero_one else 2 if mask.values.any() else 0)
+      if prediction.shape != truth.shape:
+        if not self._task.resize:
+          wrong_size.append(f'{frame} {_size(prediction)} not {_size(truth)}')
+          continue
+        self._outcome.resized.append(frame)
+        prediction = _resized(prediction, truth.shape)
+      follows = before is None or self._order[frame] == self._order[before] + 1
+      certainty = image.certainty() if self._rule.wants == 'labels' and hasattr(image, 'certainty') else None
+      yield rules.Frame(prediction, truth, certainty, follows)
+      before = frame
+    self._raise_for(wrong_size, soft, brightest)
+
+  @property
+  def _rule(self) -> rules.Rule:
+    return self._task.rule
+
+  def _truth(self, frame: str) -> Any:
+    source = self._clip.truth[frame]
+    return load_mask_image(source) if isinstance(source, Path) else source.load()
+
+  def _wanted_truth(self, image: Any, frame: str) -> np.ndarray:
+    if self._rule.wants == 'labels':
+      return image.regions() if hasattr(image, 'regions') else image.labels()
+    if not image.binary:
+      self._outcome.merged_truth = self._outcome.merged_truth or f'{self._clip.name}/{frame}'
+    return image.truth(half=self._rule.wants == 'maps')
+
+  def _is_soft(self, image: MaskImage) -> bool:
+    return self._rule.wants == 'masks' and image.kind == 'grey' and self._task.threshold is None and not image.binary
+
+  def _wanted_prediction(self, image: MaskImage, frame: str) -> np.ndarray:
+    if self._rule.wants == 'labels':
+      return image.labels() if self._task.threshold is None else image.mask(self._task.threshold).astype(np.int32)
+    if image.kind == 'labels' and not image.binary:
+      self._outcome.merged_mask = self._outcome.merged_mask or f'{self._clip.name}/{frame}'
+    if self._rule.wants == 'masks':
+      return image.mask(self._task.threshold)
+    if image.zero_one and self._is_hard():
+      self._outcome.zero_one = self._outcome.zero_one or f'{self._clip.name}/{frame}'
+    return image.probability(hard=image.zero_one and self._is_hard())
+
+  def _is_hard(self) -> bool:
+    """Whether no map of the clip has a level above 1: then they are masks stored as 0 and 1."""
+    if self._hard is None:
+      paths = (self._clip.masks[frame] for frame in self._clip.frames if frame not in self._clip.missing)
+      self._hard = all(image.zero_one or not image.values.any() for image in map(load_mask_image, paths))
+    return self._hard
+
+  def _raise_for(self, wrong_size: list[str], soft: list[str], brightest: int) -> None:
+    name = self._clip.name
+    if soft:
+      where = f'{name}: {layout.name_list(soft)}'
+      raise DataError('soft maps where masks are wanted', where, 'give --threshold P, or write masks of 0 and 255')
+    if wrong_size:
+      advice = "write masks of the annotation's size, or give --resize for nearest neighbour"
+      raise DataError('masks of another size than the annotation', f'{name}: {", ".join(wrong_size)}', advice)
+    if self._task.threshold is not None and brightest == 1:
+      # As soft maps of 8 bits, all of these would be empty without a word.
+      raise DataError('a threshold is given, but these masks hold 0 and 1', name, 'leave out --threshold')
 
 
-def scores_table(scores: dict) -> str:
-  """The score file as a table for the terminal: a row a clip, the data set's last, under the name of the rule."""
-  metrics = list(scores['dataset'])
-  columns = [(metric, statistic) for metric in metrics for statistic in scores['dataset'][metric]]
-  rows = [['clip', 'frames', *(f'{metric} {statistic}' for metric, statistic in columns)]]
-  total = sum(len(entry['frames']) for entry in scores['clips'].values())
-  counts = {name: len(entry['frames']) for name, entry in scores['clips'].items()} | {'mean over clips': total}
-  for (name, count), entry in zip(counts.items(), [*scores['clips'].values(), scores['dataset']], strict=True):
-    rows.append([name, str(count), *(_three(entry[metric][statistic]) for metric, statistic in columns)])
-  widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-  lines = []
-  for name, *cells in rows:
-    numbers = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-    lines.append('  '.join([name.ljust(widths[0]), *numbers]))
-  ruler = '-' * max(map(len, lines))
-  title = f'rule {scores["rule"]}, protocol {scores["protocol"] or "unknown"}'
-  if scores.get('threshold') is not None:
-    title += f', threshold {scores["threshold"]:g}'
-  if scores.get('subset'):
-    title += ', a subset of the frames'
-  return '\n'.join([title, lines[0], ruler, *lines[1:-1], ruler, lines[-1]])
+def _task(
+  name: str, metrics: Sequence[str] | None, stability: str, threshold: float | None, resize: bool
+) -> ClipTask:  # fmt: skip
+  if name not in rules.RULES:
+    raise UsageError('unknown rule', name, f'one of {", ".join(rules.RULES)}')
+  rule = rules.RULES[name]
+  wanted = tuple(dict.fromkeys(rule.default if metrics is None else metrics))
+  unknown = [metric for metric in wanted if metric not in rule.metrics]
+  if unknown or not wanted:
+    what = 'unknown metric' if unknown else 'no metric'
+    raise UsageError(what, ', '.join(unknown) or None, f'rule {name} has {", ".join(rule.metrics)}')
+  if stability not in rules.STABILITIES:
+    raise UsageError('unknown program of T', stability, f'one of {", ".join(rules.STABILITIES)}')
+  if threshold is not None and rule.wants == 'maps':
+    raise UsageError('a threshold, but the rule wants soft maps', '--threshold, --rule', 'leave out one')
+  return ClipTask(name, wanted, stability, threshold, resize)
 
 
-def _check_options(rule: str, metrics: Sequence[str], frames: str, threshold: float | None, jobs: int | None) -> None:
-  if rule not in RULES:
-    raise UsageError('unknown rule', rule, f'one of {", ".join(RULES)}')
-  unknown = [metric for metric in metrics if metric not in PER_FRAME]
-  if unknown or not metrics:
-    raise UsageError(
-      'unknown metric' if unknown else 'no metric',
-      ', '.join(unknown) or None,
-      f'rule {rule} has {", ".join(PER_FRAME)}',
-    )
+def _check_options(frames: str, ends: str | None, threshold: float | None, jobs: int | None) -> None:
   if frames not in ('all', 'given'):
     raise UsageError('unknown choice of frames', frames, 'all or given')
+  if ends not in (None, 'keep', 'drop'):
+    raise UsageError('unknown choice of ends', ends, 'keep or drop')
   if threshold is not None and not 0 <= threshold <= 1:
     raise UsageError('threshold out of range', threshold, 'a probability from 0 to 1')
   if jobs is not None and jobs < 1:
@@ -276,40 +319,26 @@ def _cores() -> int:
   return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
-def _clip_entry(clip: layout.ClipPlan, outcome: ClipOutcome, metrics: Sequence[str]) -> dict:
-  entry: dict = {'frames': list(clip.frames)}
-  for metric in metrics:
-    entry[metric] = {**clip_statistics(outcome.values[metric]), 'per_frame': outcome.values[metric]}
-  return entry
-
-
-def _dataset_mean(entries: Sequence[dict]) -> dict[str, float | None]:
-  result = {}
-  for statistic in ('mean', 'recall', 'decay'):
-    values = [entry[statistic] for entry in entries if entry[statistic] is not None]
-    result[statistic] = float(np.mean(values)) if values else None
-  return result
-
-
-def _merged_warnings(outcomes: dict[str, ClipOutcome]) -> list[str]:
+def _reading_warnings(outcomes: dict[str, ClipOutcome]) -> list[str]:
   warnings = []
-  for what, key in (('annotations', 'merged_truth'), ('masks', 'merged_mask')):
+  for what, key in (
+    ('annotations with more than two values, as {}: all but 0 merged to one foreground', 'merged_truth'),
+    ('masks with more than two values, as {}: all but 0 merged to one foreground', 'merged_mask'),
+    ('maps of the levels 0 and 1 alone, as {}: taken as masks', 'zero_one'),
+  ):
     first = [getattr(outcome, key) for outcome in outcomes.values() if getattr(outcome, key)]
     if first:
-      warnings.append(f'{what} with more than two values, as {min(first)}: all but 0 merged to one foreground')
+      warnings.append(what.format(min(first)))
   return warnings
 
 
 def _resized(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-  return cv2.resize(mask.astype(np.uint8), shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT).astype(bool)
+  stored = mask.view(np.uint8) if mask.dtype == bool else mask
+  return cv2.resize(stored, shape[::-1], interpolation=cv2.INTER_NEAREST_EXACT).astype(mask.dtype)
 
 
 def _size(mask: np.ndarray) -> str:
   return f'{mask.shape[1]}x{mask.shape[0]}'
-
-
-def _three(value: float | None) -> str:
-  return '-' if value is None else f'{value:.3f}'
 
 
 def _version() -> str:
@@ -317,13 +346,3 @@ def _version() -> str:
     return importlib.metadata.version('adnet-jax')
   except importlib.metadata.PackageNotFoundError:
     return 'not installed'
-
-
-def _finite(value: object) -> object:
-  if isinstance(value, dict):
-    return {key: _finite(one) for key, one in value.items()}
-  if isinstance(value, (list, tuple)):
-    return [_finite(one) for one in value]
-  if isinstance(value, np.generic):
-    value = value.item()
-  return None if isinstance(value, float) and not math.isfinite(value) else value

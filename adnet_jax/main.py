@@ -69,14 +69,14 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> None:
   if flags.mode != 'evaluate':
     _train(config, flags.workdir, flags.device)
   if flags.mode != 'train':
-    from adnet_jax import evaluate
+    from adnet_jax import scores as scores_lib
 
     scores = predict.evaluate(
       config, flags.workdir, overwrite=flags.overwrite, resume=flags.resume, device=flags.device
     )
     for warning in scores['warnings']:
       print(f'warning: {warning}', file=sys.stderr)
-    print(evaluate.scores_table(scores))
+    print(scores_lib.scores_table(scores))
 
 
 def _train(config, workdir: Path, device: str | None) -> None:

@@ -17,6 +17,7 @@ from adnet_jax.errors import DataError
 
 ENDINGS = ('.png', '.bmp', '.pgm', '.tif', '.tiff', '.jpg', '.jpeg', '.npz')
 _MOST_LABELS = 256
+_MOST_GREY_LABELS = 64  # a soft map has more levels
 _DAMAGE = (
   OSError,
   SyntaxError,
@@ -74,14 +75,44 @@ class MaskImage:
       raise DataError('soft map where a mask is wanted', self.path, 'give --threshold P, or write masks of 0 and 255')
     return self.values > threshold * self.top
 
-  def truth(self) -> np.ndarray:
+  def probability(self, *, hard: bool) -> np.ndarray:
+    """Foreground of a result as (h, w) float32 in [0, 1]: 8 bit = v/255, 16 bit = v/65535; masks are 0 and 1.
+
+    Args:
+      hard: whether levels of 0 and 1 alone are a mask stored so, and not the two faintest levels of a map.
+
+    Raises:
+      DataError: a colour picture.
+    """
+    if self.kind == 'grey' and not (hard and self.zero_one):
+      return (self.values / np.float32(self.top)).astype(np.float32)
+    return self.mask().astype(np.float32)
+
+  def labels(self) -> np.ndarray:
+    """Numbers of the objects or clusters of a result or annotation, (h, w) int32, 0 is background.
+
+    Raises:
+      DataError: more levels than objects can be: a photograph or a soft map.
+    """
+    levels, indices = np.unique(self.values, return_inverse=True)
+    if levels.size > (_MOST_GREY_LABELS if self.kind == 'grey' else _MOST_LABELS):
+      raise DataError('a picture where a map of objects is wanted', self.path, 'write masks with a value an object')
+    numbers = np.arange(levels.size, dtype=np.int32) + int(levels[0] != 0)
+    return numbers[indices].reshape(self.values.shape)
+
+  def truth(self, *, half: bool = False) -> np.ndarray:
     """Foreground of an annotation, (h, w) bool: everything that is not 0, several objects merged.
+
+    Args:
+      half: of grey levels, only those above 128 of 255 are foreground, as the saliency benchmarks read them.
 
     Raises:
       DataError: a photograph.
     """
     if self.kind == 'colour' and np.unique(self.values).size > _MOST_LABELS:
       raise DataError('a colour picture where an annotation is wanted', self.path, 'give the folder of annotations')
+    if half and self.kind == 'grey' and not self.zero_one:
+      return self.values > self.top * (128 / 255)
     return self.values > 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import ml_collections
 
 from adnet_jax import environment, pipeline, video
+from adnet_jax import scores as scores_lib
 from adnet_jax import evaluate as scoring
 from adnet_jax import segmenter as segmenter_lib
 from adnet_jax.data import datasets
@@ -98,5 +99,5 @@ def _masks_and_scores(
     protocol=e.protocol,
     progress=True,
   )
-  scoring.write_scores(scores, into / 'scores.json')
+  scores_lib.write_scores(scores, into / 'scores.json')
   return scores

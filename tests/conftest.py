@@ -12,6 +12,7 @@ os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
 
 import hypothesis
 import jax
+import made_clips
 import pytest
 
 # The same examples in every run: a change turns a test red, not chance.
@@ -71,3 +72,13 @@ def commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: Path, 
   yield lambda *arguments, main=False: (main_program if main else cli).main([str(a) for a in arguments])
   logging.getLogger().handlers[:] = handlers
   jax.config.update('jax_default_device', None)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> tuple[Path, Path]:
+  """Masks and annotations of the clips `cat` (6 frames) and `dog` (9 frames)."""
+  masks, truth = tmp_path / 'results', tmp_path / 'DAVIS' / 'Annotations' / '480p'
+  for clip, count in (('cat', 6), ('dog', 9)):
+    made_clips.write_clip(truth / clip, range(count))
+    made_clips.write_clip(masks / clip, range(count), shift=2)
+  return masks, truth
