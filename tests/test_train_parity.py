@@ -23,7 +23,8 @@ import torch_trunks
 import torch_weights
 
 from adnet_jax import config as config_lib
-from adnet_jax import convert, normalization, train
+from adnet_jax import convert, normalization
+from adnet_jax import step as step_lib
 from adnet_jax.models import adnet, attention, deeplab, layers
 
 torch.set_num_threads(1)  # several test processes share the cores
@@ -43,7 +44,7 @@ class Double:
 
 @pytest.fixture(autouse=True)
 def double_precision(monkeypatch):
-  for module in (layers, deeplab, attention, adnet, train, normalization):
+  for module in (layers, deeplab, attention, adnet, step_lib, normalization):
     monkeypatch.setattr(module, 'jnp', Double())
   monkeypatch.setattr(layers, 'channel_dropout', lambda x, key, rate=0.1: x)
   jax.config.update('jax_disable_most_optimizations', True)
@@ -149,21 +150,21 @@ def test_two_steps(variant, batch_norm, auxiliary, stem, tmp_path):
   config.model.dtype = 'float64'
   config.init.weights = str(tmp_path / 'model.safetensors')
   config.optim.update(lr=LR, power=0.0, batch_norm=batch_norm)
-  trainer, state = train.initialize(config)
+  trainer, state = step_lib.initialize(config)
   architecture = trainer.metadata.architecture
   state = jax.tree.map(lambda x: x.astype(jnp.float64) if jnp.issubdtype(x.dtype, jnp.floating) else x, state)
 
   @jax.jit
   def step(state, images, masks):
-    loss, gradients, _ = train.loss_and_gradients(trainer, state, images, masks, None)
-    state, metrics = train.train_step(trainer, state, {'images': images, 'masks': masks})
+    loss, gradients, _ = step_lib.loss_and_gradients(trainer, state, images, masks, None)
+    state, metrics = step_lib.train_step(trainer, state, {'images': images, 'masks': masks})
     return loss, gradients, state, metrics
 
   buffers = None
   for seed in (72, 74):
     images, masks = batch(seed)
     biases = {name: value.detach().numpy().copy() for name, value in oracle.named_parameters() if name == 'cls.0.bias'}
-    expected = oracle_step(oracle, images, masks, buffers, train.AUXILIARY_WEIGHT)
+    expected = oracle_step(oracle, images, masks, buffers, step_lib.AUXILIARY_WEIGHT)
     buffers = expected.momentum
     loss, gradients, state, metrics = step(state, images, masks)
     assert float(loss) == float(metrics['loss']) == pytest.approx(expected.loss, rel=TOLERANCE)

@@ -216,18 +216,18 @@ def train_step_section(options: argparse.Namespace) -> list[Row]:
   import numpy as np
 
   from adnet_jax import config as config_lib
-  from adnet_jax import train
+  from adnet_jax import step as step_lib
 
   rows = []
   for crop in options.crop or [None]:
     keys = ['init.weights=', *options.config_key, *([f'data.crop={crop}'] if crop else [])]
     config = config_lib.load(options.config, keys)
-    trainer, state = train.initialize(config)
+    trainer, state = step_lib.initialize(config)
     rng = np.random.default_rng(0)
     shape = (config.batch, 2, config.data.crop, config.data.crop)
     images, masks = rng.integers(0, 256, (*shape, 3), np.uint8), rng.integers(0, 2, shape, np.uint8)
     batch = jax.device_put({'images': images, 'masks': masks})
-    step = jax.jit(lambda state, batch, trainer=trainer: train.train_step(trainer, state, batch), donate_argnums=0)
+    step = jax.jit(lambda state, batch, trainer=trainer: step_lib.train_step(trainer, state, batch), donate_argnums=0)
     current = [state]
 
     def advance(step=step, batch=batch, current=current) -> None:
