@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from adnet_jax.errors import DataError
+from adnet_jax.images import File
 
 ENDINGS = ('.png', '.bmp', '.pgm', '.tif', '.tiff', '.jpg', '.jpeg', '.npz')
 _MOST_LABELS = 256
@@ -36,14 +37,14 @@ class MaskImage:
   """A stored mask, annotation or heat map before anybody decided what is foreground.
 
   Attributes:
-    path: the file.
+    path: the file, on disk or in a record of a prepared data set.
     values: (h, w), of an unsigned integer type, bool or float32.
     kind: 'grey' (values are levels from 0 to `top`), 'labels' (numbers of objects, 0 is background) or 'colour'
       (24-bit RGB, black is background).
     top: the level that stands for 1; 1 for labels and colours.
   """
 
-  path: Path
+  path: File
   values: np.ndarray
   kind: str
   top: float
@@ -116,11 +117,11 @@ class MaskImage:
     return self.values > 0
 
 
-def read_mask(path: str | Path, threshold: float | None = None) -> np.ndarray:
+def read_mask(path: str | File, threshold: float | None = None) -> np.ndarray:
   """Reads a mask stored as 0/1, 0/255, 1 bit, palette or two colours with black; or, with a threshold, a heat map.
 
   Args:
-    path: an image, or an .npz file with the key `probability`.
+    path: of the file, or the file: an image, or an .npz file with the key `probability`.
     threshold: for heat maps (8 bit = v/255, 16 bit = v/65535): foreground is strictly above it.
 
   Returns:
@@ -132,9 +133,9 @@ def read_mask(path: str | Path, threshold: float | None = None) -> np.ndarray:
   return load_mask_image(path).mask(threshold)
 
 
-def load_mask_image(path: str | Path) -> MaskImage:
+def load_mask_image(path: str | File) -> MaskImage:
   """Decodes one file whole, with its checksums; raises DataError where it is missing, damaged or of another kind."""
-  path = Path(path)
+  path = Path(path) if isinstance(path, str) else path
   try:
     data = path.read_bytes()
     return _load_npz(path, data) if path.suffix.lower() == '.npz' else _load_image(path, data)
@@ -164,7 +165,7 @@ def natural_key(name: str) -> list:
   return [(int(part), '') if part.isdecimal() else (-1, part) for part in re.split(r'(\d+)', name)] + [(-1, name)]
 
 
-def _load_npz(path: Path, data: bytes) -> MaskImage:
+def _load_npz(path: File, data: bytes) -> MaskImage:
   with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
     values = arrays['probability'].astype(np.float32)
   if values.ndim != 2 or not ((values >= 0) & (values <= 1)).all():  # also false for nan
@@ -172,7 +173,7 @@ def _load_npz(path: Path, data: bytes) -> MaskImage:
   return MaskImage(path, values, 'grey', 1.0)
 
 
-def _load_image(path: Path, data: bytes) -> MaskImage:
+def _load_image(path: File, data: bytes) -> MaskImage:
   # Without this, damage that still inflates passes as other pixels.
   with Image.open(io.BytesIO(data)) as image:
     image.verify()
@@ -197,7 +198,7 @@ def _load_image(path: Path, data: bytes) -> MaskImage:
   return MaskImage(path, red << 16 | green << 8 | blue, 'colour', 1.0)
 
 
-def _load_palette(path: Path, image: Image.Image) -> MaskImage:
+def _load_palette(path: File, image: Image.Image) -> MaskImage:
   indices = np.array(image)
   used = np.flatnonzero(np.bincount(indices.ravel(), minlength=256))
   palette = np.array(image.getpalette(), np.uint8).reshape(-1, 3)
