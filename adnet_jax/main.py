@@ -36,12 +36,12 @@ def _main(argv: list[str]) -> None:
   parser.add_argument('--resume', action='store_true', help='go on with an earlier evaluation (training always does)')
   parser.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: what JAX prefers')
   parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
-  own, overrides = _split(argv)
+  own, overrides = split_overrides(argv)
   _run(parser.parse_args(own), overrides)
 
 
-def _split(argv: list[str]) -> tuple[list[str], list[str]]:
-  """Arguments of the parser, and KEY=VALUE of every --config.KEY=VALUE or --config.KEY VALUE."""
+def split_overrides(argv: list[str]) -> tuple[list[str], list[str]]:
+  """The other arguments, and KEY=VALUE of every --config.KEY=VALUE or --config.KEY VALUE."""
   own, overrides = [], []
   arguments = iter(argv)
   for argument in arguments:
