@@ -90,16 +90,14 @@ class MaskImage:
     return self.mask().astype(np.float32)
 
   def labels(self) -> np.ndarray:
-    """Numbers of the objects or clusters of a result or annotation, (h, w) int32, 0 is background.
+    """Numbers of the objects or clusters of a result or annotation as stored, (h, w) int32, 0 is background.
 
     Raises:
       DataError: more levels than objects can be: a photograph or a soft map.
     """
-    levels, indices = np.unique(self.values, return_inverse=True)
-    if levels.size > (_MOST_GREY_LABELS if self.kind == 'grey' else _MOST_LABELS):
+    if np.unique(self.values).size > (_MOST_GREY_LABELS if self.kind == 'grey' else _MOST_LABELS):
       raise DataError('a picture where a map of objects is wanted', self.path, 'write masks with a value an object')
-    numbers = np.arange(levels.size, dtype=np.int32) + int(levels[0] != 0)
-    return numbers[indices].reshape(self.values.shape)
+    return self.values.astype(np.int32)
 
   def truth(self, *, half: bool = False) -> np.ndarray:
     """Foreground of an annotation, (h, w) bool: everything that is not 0, several objects merged.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from adnet_jax.metrics import clip_statistics, contour_accuracy, jaccard
+from adnet_jax.metrics import clip_statistics, contour_accuracy, fbms, jaccard, saliency
 
 STABILITY = 'davis-matlab-master'
 STABILITIES = ('davis-matlab-master', 'davis-matlab-2016', 'python')
@@ -132,6 +132,108 @@ def _mean(values: Sequence[float | None]) -> float | None:
   return float(np.mean(defined)) if defined else None
 
 
+# ------------------------------------------------------------------------------------------------ saliency
+
+
+def _measure_pooled(frames: Iterator[Frame], _: Settings) -> saliency.PooledScores:
+  pooled = saliency.PooledScores()
+  for frame in frames:
+    pooled.add(frame.prediction, frame.truth)
+  return pooled
+
+
+def _pooled_clip(pooled: saliency.PooledScores | None, metrics: Sequence[str]) -> dict:
+  result = (pooled or saliency.PooledScores()).result()
+  return {metric: result[metric] for metric in metrics}
+
+
+def _pooled_dataset(measured: Mapping[str, saliency.PooledScores], metrics: Sequence[str]) -> dict:
+  total = saliency.PooledScores()
+  for pooled in measured.values():
+    total.merge(pooled)
+  return _pooled_clip(total, [*metrics, 'curve'])
+
+
+def _measure_saliency(rule: str) -> Callable[[Iterator[Frame], Settings], list[saliency.FrameSaliency]]:
+  return lambda frames, _: [saliency.frame_saliency(frame.prediction, frame.truth, rule) for frame in frames]
+
+
+def _saliency_clip(values: list[saliency.FrameSaliency] | None, metrics: Sequence[str]) -> dict:
+  scores = saliency.saliency_scores(saliency.mean_saliency(values or []))
+  return {metric: scores[metric] for metric in metrics}
+
+
+def _davsod_dataset(measured: Mapping[str, list[saliency.FrameSaliency]], metrics: Sequence[str]) -> dict:
+  # A clip weighs the same however long it is.
+  clips = [saliency.mean_saliency(values) for values in measured.values()]
+  return _saliency_clip([clip for clip in clips if clip is not None], [*metrics, 'curve'])
+
+
+def _pysod_dataset(measured: Mapping[str, list[saliency.FrameSaliency]], metrics: Sequence[str]) -> dict:
+  return _saliency_clip([value for values in measured.values() for value in values], [*metrics, 'curve'])
+
+
+# ---------------------------------------------------------------------------------------------------- FBMS
+
+
+def _measure_counts(frames: Iterator[Frame], _: Settings) -> list[fbms.Counts]:
+  return [fbms.binary_counts(frame.prediction, frame.truth) for frame in frames]
+
+
+def _counts_clip(counts: list[fbms.Counts] | None, metrics: Sequence[str]) -> dict:
+  result = fbms.pooled_prf(counts or [])
+  return {metric: result[metric] for metric in metrics}
+
+
+def _measure_jaccard(frames: Iterator[Frame], _: Settings) -> list[float]:
+  return [jaccard(frame.prediction, frame.truth) for frame in frames]
+
+
+def _jaccard_clip(values: list[float] | None, _: Sequence[str]) -> dict:
+  return {'J': _mean(values or [])}
+
+
+def _measure_regions(frames: Iterator[Frame], _: Settings) -> dict[str, float | None]:
+  kept = list(frames)
+  # Annotations number their regions as they like, by grey level or colour.
+  numbers = np.unique(np.concatenate([np.unique(frame.truth) for frame in kept]))
+  return fbms.region_scores(
+    [frame.prediction for frame in kept],
+    [np.searchsorted(numbers, frame.truth) for frame in kept],
+    [frame.certainty for frame in kept],
+  )
+
+
+def _regions_clip(scores: dict[str, float | None] | None, metrics: Sequence[str]) -> dict:
+  return {metric: scores[metric] if scores else None for metric in metrics}
+
+
+def _fbms(rule: str, metrics: tuple[str, ...], wants: str, measure: Callable, clip: Callable) -> Rule:
+  def dataset(measured: Mapping[str, Any], chosen: Sequence[str]) -> dict:
+    # With the metrics that the combination itself needs, whatever was asked for.
+    combined = fbms.combine_clips(rule, [clip(one, metrics) for one in measured.values()])
+    return {metric: combined.get(metric) for metric in chosen}
+
+  return Rule(metrics, metrics, wants, True, measure, clip, dataset)
+
+
+# --------------------------------------------------------------------------------------------------- table
+
+_SALIENCY = ('MAE', 'F_max', 'F_mean', 'F_adaptive', 'S', 'E_max', 'E_mean', 'E_adaptive')
+
 RULES: dict[str, Rule] = {
   'davis2016': Rule(('J', 'F', 'T'), ('J', 'F'), 'masks', False, _measure_davis, _davis_clip, _davis_dataset),
-}
+  'adnet-saliency': Rule(
+    ('MAE', 'F_max'), ('MAE', 'F_max'), 'maps', False, _measure_pooled, _pooled_clip, _pooled_dataset
+  ),
+  'davsod': Rule(
+    _SALIENCY, _SALIENCY, 'maps', False, _measure_saliency('davsod'), _saliency_clip, _davsod_dataset
+  ),
+  'pysod': Rule(_SALIENCY, _SALIENCY, 'maps', True, _measure_saliency('pysod'), _saliency_clip, _pysod_dataset),
+  'fbms-pooled': _fbms('fbms-pooled', ('P', 'R', 'F'), 'masks', _measure_counts, _counts_clip),
+  'fbms-mean-pr': _fbms('fbms-mean-pr', ('P', 'R', 'F'), 'masks', _measure_counts, _counts_clip),
+  'fbms-jaccard': _fbms('fbms-jaccard', ('J',), 'masks', _measure_jaccard, _jaccard_clip),
+  'fbms-official': _fbms(
+    'fbms-official', ('P', 'R', 'F', 'objects', 'visible'), 'labels', _measure_regions, _regions_clip
+  ),
+}  # fmt: skip
