@@ -47,7 +47,7 @@ class Outputs:
 
 def check_free(out: Path, outputs: Outputs) -> None:
   """Refuses a folder with results in it unless told what to do with them (fault 7); removes nothing."""
-  found = _results_in(out, out / 'masks')
+  found = _results_in(out, out / 'masks', out / 'heatmaps')
   if found and not (outputs.resume or outputs.overwrite):
     raise UsageError(
       'output folder already holds results', found[0].parent, 'add --overwrite or --resume, or choose another'
@@ -63,6 +63,7 @@ def segment_clip(
   model_name: str = '',
   anchor: int | None = None,
   masks_in: Path | None = None,
+  heatmaps_in: Path | None = None,
   progress: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
   """Segments a clip and writes its files.
@@ -75,6 +76,7 @@ def segment_clip(
     model_name: for the summary.
     anchor: number of the anchor frame in the clip, from 0; None for the first frame read.
     masks_in: folder of the masks; None for OUT/masks.
+    heatmaps_in: folder of the heat maps; None for OUT/heatmaps.
     progress: called after each frame.
 
   Returns:
@@ -86,7 +88,8 @@ def segment_clip(
     UsageError: with `resume`, masks of another size than the frames.
   """
   started = time.perf_counter()
-  run = _Run(segmenter, source, out, out / 'masks' if masks_in is None else masks_in, outputs, anchor)
+  masks, heatmaps = masks_in or out / 'masks', heatmaps_in or out / 'heatmaps'
+  run = _Run(segmenter, source, out, masks, heatmaps, outputs, anchor)
   try:
     # The overlay is closed after the threads that write to it have ended.
     with (
@@ -117,8 +120,18 @@ class _Item(NamedTuple):
 class _Run:
   """One clip on its way; `frames` counts those whose masks were handed on, `empty` those of them without foreground."""
 
-  def __init__(self, segmenter: Segmenter, source: video.Source, out: Path, masks: Path, outputs: Outputs, anchor):
-    self.segmenter, self.source, self.out, self.masks, self.outputs = segmenter, source, out, masks, outputs
+  def __init__(
+    self,
+    segmenter: Segmenter,
+    source: video.Source,
+    out: Path,
+    masks: Path,
+    heatmaps: Path,
+    outputs: Outputs,
+    anchor: int | None,
+  ):
+    self.segmenter, self.source, self.outputs = segmenter, source, outputs
+    self.out, self.masks, self.heatmaps = out, masks, heatmaps
     self.anchor: int | None = anchor
     self.size: tuple[int, int] | None = None
     self.frames = self.empty = 0
@@ -136,7 +149,7 @@ class _Run:
       if frame is None:
         return
       if self.outputs.overwrite:
-        _remove_results(self.out, self.masks)
+        _remove_results(self.out, self.masks, self.heatmaps)
       if self.anchor is None or anchor is None:
         self.anchor, anchor = frame.index, frame.image
       self.size = self.segmenter.base_size(anchor)
@@ -194,7 +207,7 @@ class _Run:
     if not item.exists:
       path = self.masks / f'{frame.name}.png'
       if result.probability is not None:
-        heatmap = self.out / 'heatmaps' / path.name
+        heatmap = self.heatmaps / path.name
         writer.submit('write', result.probability.nbytes, video.write_heatmap, heatmap, result.probability)
       writer.submit('write', result.mask.nbytes, video.write_mask, path, result.mask)
     if overlay is not None:
@@ -252,7 +265,7 @@ class _Run:
     return summary
 
   def _is_done(self, frame: video.Frame) -> bool:
-    heatmap = self.out / 'heatmaps' / f'{frame.name}.png'
+    heatmap = self.heatmaps / f'{frame.name}.png'
     return (self.masks / f'{frame.name}.png').exists() and (not self.outputs.heatmaps or heatmap.exists())
 
   def _read_mask(self, frame: video.Frame) -> np.ndarray:
@@ -272,19 +285,19 @@ def read_frame(source: video.Source, number: int) -> np.ndarray:
   return next(iter(video.open_source(source.paths[0], start=number, end=number + 1))).image
 
 
-def _results_in(out: Path, masks: Path) -> list[Path]:
+def _results_in(out: Path, masks: Path, heatmaps: Path) -> list[Path]:
   """What an earlier run left."""
   files = [path for path in (out / 'overlay.mp4', out / 'summary.json') if path.exists()]
-  folders = [sorted(folder.glob('*.png')) for folder in (masks, out / 'heatmaps') if folder.is_dir()]
+  folders = [sorted(folder.glob('*.png')) for folder in (masks, heatmaps) if folder.is_dir()]
   return [*files, *(path for found in folders for path in found)]
 
 
-def _remove_results(out: Path, masks: Path) -> None:
+def _remove_results(out: Path, masks: Path, heatmaps: Path) -> None:
   """Removes what an earlier run left, and nothing else that lies in these folders."""
   try:
-    for path in _results_in(out, masks):
+    for path in _results_in(out, masks, heatmaps):
       path.unlink()
-    for folder in (out, masks, out / 'heatmaps'):
+    for folder in (out, masks, heatmaps):
       for path in folder.glob('.adnet-*.tmp'):  # of a run that was killed
         path.unlink()
   except OSError as error:

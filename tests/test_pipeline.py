@@ -79,6 +79,21 @@ def test_files_and_summary_of_a_clip(segmenter, clip, tmp_path):
     np.testing.assert_allclose(stored / 65535, probability, atol=1e-5)
 
 
+def test_files_go_where_they_are_told(segmenter, clip, tmp_path):
+  out, masks, heatmaps = (tmp_path / name for name in ('out', 'masks', 'heatmaps'))
+  folders = {'masks_in': masks / 'clip', 'heatmaps_in': heatmaps / 'clip'}
+  outputs = Outputs(heatmaps=True, overlay=False)
+  segment_clip(segmenter, video.open_source(clip), out, outputs, **folders)
+  assert names(masks / 'clip') == names(heatmaps / 'clip') == [f'{k:05d}.png' for k in range(9)]
+  assert names(out) == ['summary.json']
+  kept = (masks / 'clip' / '00000.png').stat().st_mtime_ns
+  (heatmaps / 'clip' / '00008.png').unlink()
+  segment_clip(segmenter, video.open_source(clip), out, Outputs(heatmaps=True, overlay=False, resume=True), **folders)
+  assert len(names(heatmaps / 'clip')) == 9 and (masks / 'clip' / '00000.png').stat().st_mtime_ns == kept
+  segment_clip(segmenter, video.open_source(clip), out, Outputs(overlay=False, overwrite=True), **folders)
+  assert not names(heatmaps / 'clip') and len(names(masks / 'clip')) == 9
+
+
 def test_earlier_results_are_refused_kept_or_replaced(segmenter, clip, tmp_path):
   out = tmp_path / 'out'
   (out / 'masks').mkdir(parents=True)
