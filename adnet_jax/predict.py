@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ml_collections
 
-from adnet_jax import environment, pipeline, video
-from adnet_jax import scores as scores_lib
+from adnet_jax import environment, pipeline, sources
 from adnet_jax import evaluate as scoring
+from adnet_jax import scores as scores_lib
 from adnet_jax import segmenter as segmenter_lib
 from adnet_jax.data import datasets
 from adnet_jax.errors import UsageError
@@ -86,14 +86,15 @@ def _masks_and_scores(
       path.unlink(missing_ok=True)
   outputs = pipeline.Outputs(overlay=False, summary=False, resume=resume)
   for clip in clips:
-    source = video.open_source(list(clip.frames))
+    # Of a path, this asks only what files in records have too.
+    source = sources.FrameFiles(clip.name, cast(list[Path], list(clip.frames)))
     with environment.progress_bar(clip.name, source.length) as advance:
       pipeline.segment_clip(
         segmenter, source, folder / clip.name, outputs, masks_in=folder / clip.name, progress=advance
       )
   scores = scoring.score_masks(
     folder,
-    datasets.annotations_root(root),
+    datasets.annotations_root(root) if datasets.kind_of(root) == 'davis2016' else root,
     frames='given',
     clips=[clip.name for clip in clips],
     protocol=e.protocol,

@@ -166,7 +166,7 @@ def test_masks_of_another_size_or_with_more_values_are_all_named_before_training
     datasets.check_pairs(clips)
   text = str(raised.value)
   assert '3 training masks' in text
-  assert '00001.png, 7x5 for a frame of 20x12' in text
+  assert '00001.png, frame is 20x12 but its mask is 7x5' in text
   assert all(name in text for name in ('00002.png', '00003.png'))
   with pytest.raises(errors.DataError, match=r'frame is 20x12 but its mask is 7x5 \(.*00001\.png'):
     datasets.read_pair(clips[0].frames[1], clips[0].masks[1])
@@ -210,3 +210,35 @@ def test_davis_as_it_is(shared):
   assert sorted(clip.name for clip in clips) == sorted(davis.TRAIN)
   assert sorted(datasets.split(root, 'val')) == sorted(davis.VALIDATION)
   datasets.check_pairs(clips[:2])
+
+
+def test_clips_of_the_official_list_that_are_absent_are_all_named(tmp_path, caplog):  # fault 59
+  for name in davis.VALIDATION[1:]:
+    add_clip(tmp_path, name, frames=1)
+  with caplog.at_level(logging.WARNING):
+    assert datasets.split(tmp_path, 'val') == sorted(davis.VALIDATION[1:])
+  assert 'not on disk: blackswan' in caplog.text
+
+
+def test_where_a_layout_with_a_level_too_many_is(tmp_path):  # fault 57
+  add_clip(tmp_path / 'outer' / 'DAVIS', 'bear')
+  with pytest.raises(errors.DataError, match=r'found DAVIS; expected JPEGImages.*; give .*outer/DAVIS'):
+    datasets.read_clips(tmp_path / 'outer', ['bear'], need_masks=True)
+  add_clip(tmp_path / 'deep', 'bear', below='480p/480p')
+  with pytest.raises(errors.DataError, match=r'found folders in it, bear, a level too many; expected JPEGImages/480p'):
+    datasets.read_clips(tmp_path / 'deep', datasets.split(tmp_path / 'deep', 'train'), need_masks=True)
+
+
+def test_several_objects_are_merged_and_it_is_said_once(tmp_path, caplog):  # fault 58
+  folder = add_clip(tmp_path, 'bear', frames=4)
+  for k in range(4):
+    objects = np.zeros(SIZE, np.uint8)
+    objects[2:5, 3:9], objects[6:9, 3:9] = 1, 2
+    image = Image.fromarray(objects, 'P')
+    image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    image.save(folder / f'{k:05d}.png')
+  clips = datasets.read_clips(tmp_path, ['bear'], need_masks=True)
+  with caplog.at_level(logging.WARNING):
+    datasets.check_pairs(clips)
+  assert caplog.text.count('merged to one foreground') == 1 and 'bear/00000.png' in caplog.text
+  assert datasets.read_pair(clips[0].frames[0], clips[0].masks[0])[1].sum() == 36

@@ -13,6 +13,7 @@ from typing import Any
 import cv2
 import grain
 import numpy as np
+from absl import logging
 
 from adnet_jax import errors
 from adnet_jax.data import datasets, transforms
@@ -68,9 +69,9 @@ class PairSource:
       clip, *frames = chosen
       pair = []
       for frame in frames:
-        mask_path = clip.masks[frame]
-        assert mask_path is not None  # `annotated` has no others
-        pair.append(datasets.read_pair(clip.frames[frame], mask_path))
+        mask = clip.masks[frame]
+        assert mask is not None  # `annotated` has no others
+        pair.append(datasets.read_pair(clip.frames[frame], mask))
     augmented = [transforms.augment(image, mask, self.augmentation, rng) for image, mask in pair]
     return {'images': np.stack([image for image, _ in augmented]), 'masks': np.stack([mask for _, mask in augmented])}
 
@@ -80,6 +81,9 @@ def pair_source(config: Any, clips: Sequence[datasets.Clip], photographs: Sequen
   usable = [clip for clip in clips if clip.masks[0] is not None]
   if not usable:
     raise errors.DataError('no training clip has a mask of its first frame', config.data.root, 'the anchor needs one')
+  left_out = [clip.name for clip in clips if clip.masks[0] is None]
+  if left_out:
+    logging.warning('clips whose first frame has no mask, left out: %s', ', '.join(left_out))
   augmentation = transforms.Augmentation(config.data.crop, config.data.rotation, config.data.flip, config.data.colour)
   return PairSource(
     usable, photographs, config.data.stills_fraction, augmentation, config.seed, config.steps * config.batch
