@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from adnet_jax.errors import UsageError
-from adnet_jax.report.entries import Entry, keys, lower_is_better
+from adnet_jax.report.entries import COUNTS, Entry, keys, lower_is_better
 
 RESAMPLES = 10_000
 CONFIDENCE = 0.95
@@ -155,7 +155,7 @@ def comparable_keys(one: Entry, other: Entry) -> list[str]:
   return [
     key
     for key in shared
-    if not key.endswith((' recall', ' decay')) and key != 'objects' and not (unlike and key.startswith('T '))
+    if not key.endswith((' recall', ' decay')) and key not in COUNTS and not (unlike and key.startswith('T '))
   ]
 
 

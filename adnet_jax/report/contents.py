@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from adnet_jax.report import charts, compare, grid
-from adnet_jax.report.entries import Entry, keys, lower_is_better, remarks
+from adnet_jax.report.entries import COUNTS, Entry, keys, lower_is_better, remarks
 from adnet_jax.report.grid import Cell, Column, Table
 from adnet_jax.report.pictures import Picture, worst_frames
 
@@ -269,7 +269,7 @@ def _alike(entries: Sequence[Entry]) -> bool:
 
 
 def _column(key: str) -> Column:
-  return Column(key, lower_is_better=lower_is_better(key) if key != 'objects' else None)
+  return Column(key, lower_is_better=lower_is_better(key) if key not in COUNTS else None)
 
 
 def _number(value: float | None, all_values: Sequence[float | None], key: str) -> Cell:
@@ -277,5 +277,10 @@ def _number(value: float | None, all_values: Sequence[float | None], key: str) -
   if value is None:
     return _NONE
   defined = [one for one in all_values if one is not None]
-  best = len(defined) > 1 and value == (min if lower_is_better(key) else max)(defined) and len(set(defined)) > 1
-  return grid.number(value, 0 if key == 'objects' else 3, 'best' if best else '')
+  best = (
+    key not in COUNTS
+    and len(defined) > 1
+    and value == (min if lower_is_better(key) else max)(defined)
+    and len(set(defined)) > 1
+  )
+  return grid.number(value, 0 if key in COUNTS else 3, 'best' if best else '')

@@ -24,6 +24,7 @@ _DATASETS = (
   (re.compile(r'fbms([-_ ]?59)?', re.IGNORECASE), FBMS),
   (re.compile(r'visal', re.IGNORECASE), VISAL),
 )
+COUNTS = ('objects', 'visible')  # numbers under these names are counted, not measured
 _RULES = 'adnet-saliency|saliency|davsod|pysod|fbms-pooled|fbms-mean-pr|fbms-jaccard|fbms-official'
 _ENDING = re.compile(rf'(.+)[-_. ]({_RULES}|davis(?:[-_ ]?2016)?|fbms(?:[-_ ]?59)?|visal)', re.IGNORECASE)
 
@@ -106,7 +107,7 @@ def lower_is_better(key: str) -> bool:
 def is_partial(entry: Entry) -> bool:
   """Whether the numbers are over other clips or frames than the data set's own, or over masks that were not there."""
   other_clips = entry.dataset == DAVIS and set(entry.clips) != DAVIS_VALIDATION
-  return bool(other_clips or entry.scores.get('subset') or entry.scores.get('missing'))
+  return other_clips or any(entry.scores.get(key) for key in ('subset', 'missing', 'ends'))
 
 
 def remarks(entry: Entry) -> list[str]:
@@ -119,6 +120,10 @@ def remarks(entry: Entry) -> list[str]:
       found[-1] += f' and {len(entry.clips) - listed} others'
   if scores.get('subset'):
     found.append('a subset of the frames that the rule counts')
+  if scores.get('ends'):
+    found.append(
+      f'first and last frame of each clip {"counted" if scores["ends"] == "keep" else "left out"}, unlike the rule'
+    )
   for key, what in (
     ('missing', 'masks missing, counted as empty'),
     ('resized', 'masks brought to the size of the truth'),

@@ -7,12 +7,14 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from adnet_jax.clips import find_clips, name_list
+from adnet_jax.clips import find_clips, find_truth, name_list
+from adnet_jax.data.clip import load_mask
 from adnet_jax.errors import DataError
 from adnet_jax.images import IMAGE_ENDINGS, read_image
 from adnet_jax.masks import load_mask_image, natural_key
@@ -23,6 +25,7 @@ TRUE_COLOUR = (255, 214, 10)
 PREDICTED_COLOUR = (40, 170, 255)
 FRAMES_A_STRIP = 4
 _WIDTH = 400
+_GROUND = 60
 _QUALITY = 78
 # J of a file is exact; what differs by more is another mask.
 _SAME_J = 1e-4
@@ -37,12 +40,14 @@ class Picture:
     j: the score file's J of it.
     uri: the picture, as a `data:` address.
     size: (width, height) in pixels.
+    bare: whether the frame's own picture was not at hand, so that there are outlines alone.
   """
 
   frame: str
   j: float
   uri: str
   size: tuple[int, int]
+  bare: bool
 
 
 def worst_frames(values: Sequence[float | None], count: int = FRAMES_A_STRIP) -> list[tuple[int, float]]:
@@ -78,6 +83,9 @@ def find_frames(root: Path) -> dict[str, dict[str, Path]]:
 def strips(entry: Entry, frames: Path, truth: Path, masks: Path) -> dict[str, list[Picture]]:
   """For each clip with a J of each frame its worst frames, with the true and the predicted outline drawn in.
 
+  Which frames these are is for the scores alone to say: where a clip's folder lacks one of them, as copies of DAVIS
+  with every third frame do, the outlines lie on a plain ground.
+
   Args:
     entry: the score file; its J decides which frames are the worst.
     frames: folder with CLIP/NNNNN.jpg.
@@ -88,25 +96,28 @@ def strips(entry: Entry, frames: Path, truth: Path, masks: Path) -> dict[str, li
     {clip: pictures, the worst first}.
 
   Raises:
-    DataError: frames, annotations or masks that are not there, all of them named, or whose J is not the file's.
+    DataError: clips without frames, annotations or masks that are not there, all of them named, or whose J is not the
+      file's.
   """
   wanted: dict[str, list[tuple[str, float]]] = {}
   for clip, content in entry.clips.items():
     if worst := worst_frames(entry.per_frame('J', clip) or []):
       wanted[clip] = [(content['frames'][index], j) for index, j in worst]
-  empty = _empty_masks(entry)
-  pictures = _files(find_frames(frames), wanted, 'frames', frames)
-  annotations = _files(find_clips(truth, 'annotations'), wanted, 'annotations', truth)
-  predictions = _files(find_clips(masks, 'masks'), wanted, 'masks', masks, empty)
+  pictures = _same_clips(find_frames(frames), wanted)
+  if bare := [clip for clip in wanted if clip not in pictures]:
+    raise DataError('clips without frames', name_list(bare), f'give a folder with them, here {frames}')
+  annotations = _files(find_truth(truth), wanted, 'annotations', truth, {})
+  predictions = _files(find_clips(masks, 'masks'), wanted, 'masks', masks, _empty_masks(entry))
   result: dict[str, list[Picture]] = {}
   for clip, rows in wanted.items():
     for frame, j in rows:
-      rgb = read_image(pictures[clip][frame])
-      true = load_mask_image(annotations[clip][frame]).truth()
+      true = load_mask(annotations[clip][frame]).truth()
       predicted = _prediction(predictions[clip].get(frame), true.shape, entry)
       _check_j(entry, clip, frame, j, predicted, true, masks)
+      path = pictures[clip].get(frame)
+      rgb = np.full((*true.shape, 3), _GROUND, np.uint8) if path is None else read_image(path)
       uri, size = _data_uri(draw_outlines(rgb, true, predicted))
-      result.setdefault(clip, []).append(Picture(frame, j, uri, size))
+      result.setdefault(clip, []).append(Picture(frame, j, uri, size, path is None))
   return result
 
 
@@ -149,19 +160,17 @@ def _pictures(folder: Path) -> dict[str, Path]:
 
 
 def _files(
-  found: Mapping[str, Mapping[str, Path]],
+  found: Mapping[str, Mapping[str, Any]],
   wanted: Mapping[str, Sequence[tuple[str, float]]],
   what: str,
   root: Path,
-  empty: Mapping[str, Sequence[str]] | None = None,
-) -> dict[str, Mapping[str, Path]]:
+  empty: Mapping[str, Sequence[str]],
+) -> dict[str, Mapping[str, Any]]:
   """Files of each wanted clip; a DataError names all that are not there."""
-  # One clip's own folder will do, whatever its name, as it does for scoring.
-  if len(wanted) == len(found) == 1:
-    found = dict(zip(wanted, found.values(), strict=True))
+  found = _same_clips(found, wanted)
   missing = []
   for clip, rows in wanted.items():
-    allowed = set((empty or {}).get(clip, ()))
+    allowed = set(empty.get(clip, ()))
     stems = [frame for frame, _ in rows if frame not in found.get(clip, {}) and frame not in allowed]
     if stems:
       missing.append(f'{clip}: {name_list(sorted(stems, key=natural_key))}')
@@ -169,6 +178,11 @@ def _files(
     advice = f'give a folder with them, here {root}, or no pictures at all'
     raise DataError(f'{what} missing of the worst frames', '; '.join(missing), advice)
   return {clip: found.get(clip, {}) for clip in wanted}
+
+
+def _same_clips(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+  # One clip's own folder will do, whatever its name, as it does for scoring.
+  return dict(zip(wanted, found.values(), strict=True)) if len(wanted) == len(found) == 1 else found
 
 
 def _empty_masks(entry: Entry) -> Mapping[str, Sequence[str]]:
