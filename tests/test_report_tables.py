@@ -82,8 +82,9 @@ def test_table_2_fills_rows_by_name_and_columns_by_rule(tmp_path):
   own = row(table, 'mine')
   assert (own['DAVIS J printed'], own['DAVIS J measured']) == ('\N{EN DASH}', '60.0')
   assert (own['FBMS F fbms-pooled'], own['FBMS F fbms-mean-pr']) == ('75.1', '76.2')
-  assert row(table, 'AD-Net (multiple scales), measured: adnet-multiscale')['DAVIS J measured'] == '79.0'
-  assert row(table, 'AD-Net + instance pruning, measured: ad-pruned')['DAVIS J measured'] == '81.0'
+  assert row(table, 'AD-Net (multiple scales)')['DAVIS J measured'] == '79.0'
+  assert row(table, 'AD-Net + instance pruning')['DAVIS J measured'] == '81.0'
+  assert 'ad-pruned in the row AD-Net + instance pruning: rule davis2016, protocol paper, 20 clips' in table.notes
   assert 'baseline' not in [cells[0].text for cells in table.rows]
   assert row(table, 'PReMVOS')['DAVIS J measured'] == grid.MISSING
 

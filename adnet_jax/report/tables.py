@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,9 @@ def table1(entries: Sequence[Entry]) -> Table:
       cells += [number(gain, 2, 'measured', scale=100, sign=True)]
     rows.append(tuple(cells))
   title = 'Table 1. Ablation study on DAVIS-2016, percent'
-  return Table(title, tuple(columns), tuple(rows), notes=_notes(measured[name] for name in found.values()))
+  return Table(
+    title, tuple(columns), tuple(rows), notes=_notes((label, [measured[name]]) for label, name in found.items())
+  )
 
 
 def table2(entries: Sequence[Entry]) -> Table:
@@ -89,8 +91,9 @@ def table2(entries: Sequence[Entry]) -> Table:
     Column('printed', 'FBMS F', False),
     *(Column(slot, 'FBMS F', False) for slot in slots),
   )
+  placed = list(_rows(printed()['table2_davis_fbms'], _TABLE2_NAMES, used))
   rows = []
-  for name, row, have in _rows(printed()['table2_davis_fbms'], _TABLE2_NAMES, used):
+  for name, row, have in placed:
     cells = [words(name), words(_SETTINGS[row['setting']]) if row else _ABSENT]
     for metric in 'JF':
       cells += [_printed(row, f'davis_{metric}', 1), _measured(have.get('davis'), f'{metric} mean')]
@@ -99,7 +102,12 @@ def table2(entries: Sequence[Entry]) -> Table:
   note = (
     'No published program tells the rule behind the F of FBMS that the paper prints: the candidates stand side by side.'
   )
-  return Table('Table 2. DAVIS-2016 and FBMS, percent', columns, tuple(rows), notes=(note, *_notes(_entries(used))))
+  return Table(
+    'Table 2. DAVIS-2016 and FBMS, percent',
+    columns,
+    tuple(rows),
+    notes=(note, *_notes((name, have.values()) for name, _, have in placed)),
+  )
 
 
 def table3(entries: Sequence[Entry]) -> Table:
@@ -109,8 +117,9 @@ def table3(entries: Sequence[Entry]) -> Table:
   columns = [Column('method', text=True), Column('kind', text=True)]
   for dataset in sets:
     columns += [*_pair(f'{dataset} MAE', True), *_pair(f'{dataset} F', False)]
+  placed = list(_rows(printed()['table3_saliency'], _TABLE3_NAMES, used))
   rows = []
-  for name, row, have in _rows(printed()['table3_saliency'], _TABLE3_NAMES, used):
+  for name, row, have in placed:
     cells = [words(name), words(row['kind']) if row else _ABSENT]
     for dataset, short in sets.items():
       entry = have.get(f'saliency {dataset}')
@@ -122,7 +131,9 @@ def table3(entries: Sequence[Entry]) -> Table:
     'over frames: their F is another number.'
   )
   title = 'Table 3. Saliency, MAE and F in percent'
-  return Table(title, tuple(columns), tuple(rows), notes=(note, *_notes(_entries(used))))
+  return Table(
+    title, tuple(columns), tuple(rows), notes=(note, *_notes((name, have.values()) for name, _, have in placed))
+  )
 
 
 def table4(entries: Sequence[Entry]) -> Table:
@@ -132,8 +143,9 @@ def table4(entries: Sequence[Entry]) -> Table:
   columns = [Column('method', text=True)]
   for measure, lower in (*measures, ('T', True)):
     columns += _pair(measure, lower)
+  placed = list(_rows(printed()['table4_davis_global']['rows'], _TABLE4_NAMES, used))
   rows = []
-  for name, row, have in _rows(printed()['table4_davis_global']['rows'], _TABLE4_NAMES, used):
+  for name, row, have in placed:
     cells = [words(name)]
     for measure, _ in measures:
       cells += [_printed(row, measure.replace(' ', '_'), 1), _measured(have.get('davis'), measure)]
@@ -147,7 +159,9 @@ def table4(entries: Sequence[Entry]) -> Table:
     'The printed row of AD-Net is with instance pruning.',
   )
   title = 'Table 4. All measures of DAVIS-2016, percent'
-  return Table(title, tuple(columns), tuple(rows), notes=(*notes, *_notes(_entries(used))))
+  return Table(
+    title, tuple(columns), tuple(rows), notes=(*notes, *_notes((name, have.values()) for name, _, have in placed))
+  )
 
 
 def unplaced(entries: Sequence[Entry]) -> list[str]:
@@ -187,9 +201,7 @@ def _rows(
   """Printed rows with the files of each, then rows of our own: (name, printed row, {slot: entry})."""
   found, rest = _match([row['method'] for row in rows], further, list(used))
   for row in rows:
-    name = row['method']
-    label = name if _letters(found.get(name, name)) == _letters(name) else f'{name}, measured: {found[name]}'
-    yield label, row, used.get(found.get(name, ''), {})
+    yield row['method'], row, used.get(found.get(row['method'], ''), {})
   for name in rest:
     yield name, None, used[name]
 
@@ -230,18 +242,16 @@ def _marked(cell: Cell, entry: Entry | None) -> Cell:
   return dataclasses.replace(cell, text=f'{cell.text}*') if partial else cell
 
 
-def _entries(used: Mapping[str, Mapping[str, Entry]]) -> Iterator[Entry]:
-  for have in used.values():
-    yield from have.values()
-
-
-def _notes(entries: Iterator[Entry]) -> tuple[str, ...]:
-  """Where the measured numbers come from, a line a file."""
+def _notes(rows: Iterable[tuple[str, Iterable[Entry]]]) -> tuple[str, ...]:
+  """Where the measured numbers of each row come from, a line a file."""
   lines = []
-  for entry in entries:
-    facts = [f'rule {entry.rule}', f'protocol {entry.scores.get("protocol") or "unknown"}', f'{len(entry.clips)} clips']
-    if entry.scores.get('stability'):
-      facts.append(f'T by {entry.scores["stability"]}')
-    mark = '* ' if is_partial(entry) else ''
-    lines.append(f'{mark}{entry.name}: {", ".join([*facts, *remarks(entry)])}')
+  for label, entries in rows:
+    for entry in entries:
+      facts = [f'rule {entry.rule}', f'protocol {entry.scores.get("protocol") or "unknown"}']
+      facts.append(f'{len(entry.clips)} clips')
+      if entry.scores.get('stability'):
+        facts.append(f'T by {entry.scores["stability"]}')
+      mark = '* ' if is_partial(entry) else ''
+      place = '' if _letters(entry.name) == _letters(label) else f' in the row {label}'
+      lines.append(f'{mark}{entry.name}{place}: {", ".join([*facts, *remarks(entry)])}')
   return tuple(lines)
