@@ -74,7 +74,7 @@ def split(root: Path, name: str) -> Split:
 def read(root: Path, names: list[str], *, need_masks: bool = True) -> list[Clip]:
   """Lists the named clips; DataError where one has no frames, or no masks although `need_masks`."""
   frames_folder, clips = frames_root(root), []
-  masks_folder = annotations_root(root) if need_masks else None
+  masks_folder = annotations_root(root) if need_masks or (Path(root) / 'Annotations').is_dir() else None
   for name in names:
     frames = in_order((frames_folder / name).iterdir())
     if not frames:

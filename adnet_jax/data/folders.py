@@ -63,7 +63,7 @@ def _clip_folders(top: Path) -> Iterator[Path]:
 def _clip(folder: Path) -> Files:
   frames, masks = _inside(folder, FRAMES), _inside(folder, MASKS)
   files = in_order((folder if frames is None else frames).iterdir())
-  if masks is None:
+  if masks is None or not files:
     return Files(files, {})
   found = list_masks(masks)
   _check(found, {path.stem for path in files}, masks)

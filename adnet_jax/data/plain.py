@@ -26,7 +26,7 @@ def split(root: Path, name: str) -> Split:
 def read(root: Path, names: list[str]) -> list[Clip]:
   """The named clips; the masks of their frames are files, None where there is none."""
   if davis.is_davis(root):
-    return davis.read(root, names, need_masks=(Path(root) / 'Annotations').is_dir())
+    return davis.read(root, names, need_masks=False)
   found = _find(root)
   return [
     Clip(name, tuple(found[name].frames), tuple(found[name].masks.get(path.stem) for path in found[name].frames))

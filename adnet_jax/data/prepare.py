@@ -258,7 +258,8 @@ def _write_shard(part: records.Part, path: Path) -> None:
   try:
     writer = ArrayRecordWriter(str(temporary), 'group_size:1')
     for _, fields in records.examples(part):
-      writer.write(serializer.serialize_example(features.encode_example(fields)))
+      example = serializer.get_tf_example(features.encode_example(fields))
+      writer.write(example.SerializeToString(deterministic=True))  # the same bytes in every run
     writer.close()
   except RuntimeError as error:  # what ArrayRecord makes of a full disk
     raise OSError(' '.join(str(error).split())[:200]) from error
