@@ -49,7 +49,7 @@ def read_scores(path: str | Path) -> dict:
   path = Path(path)
   advice = 'give a file that adnet score or --mode evaluate wrote'
   try:
-    content = json.loads(path.read_text(encoding='utf-8'), parse_constant=_refuse_constant)
+    content = json.loads(path.read_text(encoding='utf-8'), parse_constant=_refuse_constant, parse_float=_finite_float)
   except OSError as error:
     raise DataError('score file cannot be read', path, f'{error.strerror}; {advice}') from error
   except (ValueError, RecursionError) as error:
@@ -62,6 +62,13 @@ def read_scores(path: str | Path) -> dict:
 
 def _refuse_constant(name: str) -> None:
   raise ValueError(f'{name} is no JSON')
+
+
+def _finite_float(text: str) -> float:
+  value = float(text)
+  if not math.isfinite(value):
+    raise ValueError(f'{text} is too large')
+  return value
 
 
 def _wrong(content: Any) -> str | None:

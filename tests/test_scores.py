@@ -79,7 +79,7 @@ def test_files_that_are_no_score_files_say_why(tmp_path, change, words):
     read_scores(tmp_path / 'scores.json')
 
 
-@pytest.mark.parametrize('text', ['', '[1]', '{"rule": 1}', '{"rule": NaN}', '\xff', '[' * 100_000])
+@pytest.mark.parametrize('text', ['', '[1]', '{"rule": 1}', '{"rule": NaN}', '{"rule": 1e999}', '\xff', '[' * 100_000])
 def test_text_that_is_no_score_file_is_refused(tmp_path, text):
   (tmp_path / 'scores.json').write_text(text, encoding='latin-1')
   with pytest.raises(DataError, match='not a score file'):
