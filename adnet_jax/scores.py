@@ -1,4 +1,4 @@
-"""The score file: written whole, read with its shape checked, shown as a table; knows nothing of how scores are made."""
+"""The score file: written whole, read with its shape checked, shown as a table; knows not how scores are made."""
 
 from __future__ import annotations
 
