@@ -49,6 +49,7 @@ KEYS: dict[str, Key] = {
   'data.flip': Key(0.0, _number(0, 1), '0 to 1', 'probability of mirroring; the paper mentions none'),
   'data.colour': Key(0.0, _number(0, 1), '0 to 1', 'strength of colour jitter; the paper mentions none'),
   'data.workers': Key(-1, _number(-1, 256), '-1 (a thread a core) or threads', 'ours'),
+  'data.max_unreadable': Key(10, _number(0, _INFINITY), '0 to any number', 'unreadable frames that are replaced; ours'),
   'model.variant': Key(
     'full', *_one_of('baseline', 'intra_frame', 'anchor', 'anchor_diffusion', 'full'), 'paper Table 1'
   ),
@@ -92,6 +93,13 @@ KEYS: dict[str, Key] = {
   'devices': Key(0, _number(0, _INFINITY), '0 (all) or a number', 'ours'),
   'checkpoint.every': Key(500, _number(1, _INFINITY), 'at least 1', 'steps between checkpoints; ours'),
   'checkpoint.keep': Key(3, _number(1, _INFINITY), 'at least 1', 'checkpoints kept; ours'),
+  'observe.images_every': Key(500, _number(0, _INFINITY), '0 (never) or steps', 'pictures in TensorBoard; ours'),
+  'observe.profile_steps': Key(
+    (),
+    lambda v: v == () or (len(v) == 2 and 0 <= v[0] < v[1]),
+    '() or (first, first step after)',
+    'steps whose execution is profiled; ours',
+  ),
   'evaluate.every': Key(0, _number(0, _INFINITY), '0 (only at the end) or steps', 'ours'),
   'evaluate.protocol': Key('paper', *_one_of('paper', 'released'), 'docs/evaluation.md'),
   'evaluate.scales': Key(

@@ -64,7 +64,7 @@ def stream(source, **options):
 def assert_same(found, expected):
   assert len(found) == len(expected)
   for one, other in zip(found, expected, strict=True):
-    assert one.keys() == other.keys() == {'images', 'masks'}
+    assert one.keys() == other.keys() == {'images', 'masks', 'attempts'}
     for name in one:
       np.testing.assert_array_equal(one[name], other[name])
 

@@ -18,6 +18,10 @@ from absl import logging
 from adnet_jax import errors
 from adnet_jax.data import datasets, transforms
 
+# Draws for one sample: where so many hit unreadable files, there is little else.
+MAX_ATTEMPTS = 1000
+_REPAIR = 'repair or remove them, or raise data.max_unreadable'
+
 
 @dataclasses.dataclass(frozen=True)
 class PairSource:
@@ -30,6 +34,8 @@ class PairSource:
     augmentation: what each frame of a pair goes through by itself.
     seed: with the index, decides everything random.
     length: number of samples.
+    max_unreadable: files that may be unreadable before that is an error.
+    unreadable: those met so far, and why.
   """
 
   clips: Sequence[datasets.Clip]
@@ -38,12 +44,16 @@ class PairSource:
   augmentation: transforms.Augmentation
   seed: int
   length: int
+  max_unreadable: int = 10
+  unreadable: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
 
   def __len__(self) -> int:
     return self.length
 
-  def _choose(self, index: int) -> tuple[np.random.Generator, datasets.Photograph | tuple[datasets.Clip, int, int]]:
-    rng = np.random.default_rng((self.seed, index))
+  def _choose(
+    self, index: int, attempt: int = 0
+  ) -> tuple[np.random.Generator, datasets.Photograph | tuple[datasets.Clip, int, int]]:
+    rng = np.random.default_rng((self.seed, index, attempt) if attempt else (self.seed, index))
     if self.photographs and rng.random() < self.stills_fraction:
       return rng, self.photographs[int(rng.integers(len(self.photographs)))]
     clip = self.clips[int(rng.integers(len(self.clips)))]
@@ -52,28 +62,61 @@ class PairSource:
     frame = annotated[rng.integers(1, len(annotated))] if len(annotated) > 1 else annotated[0]
     return rng, (clip, annotated[0], frame)
 
-  def sample_id(self, index: int) -> str:
-    """What sample `index` is made of, 'clip/00000+00012' or 'still/name', without reading it."""
-    _, chosen = self._choose(index)
+  def sample_id(self, index: int, attempt: int = 0) -> str:
+    """What sample `index` is made of at an attempt, 'clip/00000+00012' or 'still/name', without reading it."""
+    _, chosen = self._choose(index, attempt)
     if isinstance(chosen, datasets.Photograph):
       return f'still/{chosen.name}'
     clip, anchor, frame = chosen
     return f'{clip.name}/{clip.frames[anchor].stem}+{clip.frames[frame].stem}'
 
   def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-    """The pair: 'images' (2, crop, crop, 3) uint8 RGB and 'masks' (2, crop, crop) uint8; [0] is the anchor."""
-    rng, chosen = self._choose(int(index))
+    """The pair of a sample; an unreadable one is replaced by the next attempt, which is another draw (fault 23).
+
+    Returns:
+      'images' (2, crop, crop, 3) uint8 RGB and 'masks' (2, crop, crop) uint8; [0] is the anchor. 'attempts' () int32:
+      how many attempts were unreadable.
+
+    Raises:
+      DataError: more than `max_unreadable` files, or all that were drawn, are unreadable.
+    """
+    for attempt in range(MAX_ATTEMPTS):
+      rng, chosen = self._choose(int(index), attempt)
+      try:
+        pair = self._read(chosen)
+      except errors.DataError as error:
+        self._note_unreadable(error)
+        continue
+      augmented = [transforms.augment(image, mask, self.augmentation, rng) for image, mask in pair]
+      return {
+        'images': np.stack([image for image, _ in augmented]),
+        'masks': np.stack([mask for _, mask in augmented]),
+        'attempts': np.int32(attempt),
+      }
+    raise errors.DataError(f'{MAX_ATTEMPTS} samples drawn, none is readable', next(iter(self.unreadable)), _REPAIR)
+
+  def _read(self, chosen: datasets.Photograph | tuple[datasets.Clip, int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
     if isinstance(chosen, datasets.Photograph):
-      pair = [datasets.read_pair(chosen.image, chosen.mask)] * 2
-    else:
-      clip, *frames = chosen
-      pair = []
-      for frame in frames:
-        mask = clip.masks[frame]
-        assert mask is not None  # `annotated` has no others
-        pair.append(datasets.read_pair(clip.frames[frame], mask))
-    augmented = [transforms.augment(image, mask, self.augmentation, rng) for image, mask in pair]
-    return {'images': np.stack([image for image, _ in augmented]), 'masks': np.stack([mask for _, mask in augmented])}
+      return [datasets.read_pair(chosen.image, chosen.mask)] * 2
+    clip, *frames = chosen
+    pair = []
+    for frame in frames:
+      mask_path = clip.masks[frame]
+      assert mask_path is not None  # `annotated` has no others
+      pair.append(datasets.read_pair(clip.frames[frame], mask_path))
+    return pair
+
+  def _note_unreadable(self, error: errors.DataError) -> None:
+    name = str(error.where)
+    if name in self.unreadable:
+      return
+    self.unreadable[name] = error.what
+    count = len(self.unreadable)
+    if count > self.max_unreadable:
+      raise errors.DataError(f'{count} training files are unreadable, the last: {error.what}', name, _REPAIR) from error
+    logging.error(
+      'training file %s is unreadable (%s), other samples take its place; %d so far', name, error.what, count
+    )
 
 
 def pair_source(config: Any, clips: Sequence[datasets.Clip], photographs: Sequence[datasets.Photograph]) -> PairSource:
@@ -86,7 +129,13 @@ def pair_source(config: Any, clips: Sequence[datasets.Clip], photographs: Sequen
     logging.warning('clips whose first frame has no mask, left out: %s', ', '.join(left_out))
   augmentation = transforms.Augmentation(config.data.crop, config.data.rotation, config.data.flip, config.data.colour)
   return PairSource(
-    usable, photographs, config.data.stills_fraction, augmentation, config.seed, config.steps * config.batch
+    usable,
+    photographs,
+    config.data.stills_fraction,
+    augmentation,
+    config.seed,
+    config.steps * config.batch,
+    config.data.max_unreadable,
   )
 
 
