@@ -301,7 +301,13 @@ def _add_prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def _prepare(a: argparse.Namespace) -> None:
-  raise NotImplementedError
+  from adnet_jax.data import prepare
+
+  summary = prepare.prepare(a.kind, a.source, a.output, resume=a.resume, progress=True)
+  for warning in summary['warnings']:
+    print(f'warning: {warning}', file=sys.stderr)
+  counts = f'{summary["frames"]} frames of {summary["clips"]} clips, {summary["annotations"]} with annotation'
+  print(f'{a.output}: {counts}' + (f'; {summary["kept"]} clips were there' if summary['kept'] else ''))
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adnet_jax.data import datasets
 from adnet_jax.errors import DataError
 from adnet_jax.masks import list_masks, natural_key
 
@@ -98,8 +99,15 @@ def plan_clips(
 
 
 def find_truth(root: Path) -> dict[str, dict[str, Source]]:
-  """Annotations of a folder, {clip: {stem: source}}, in order."""
-  return dict(find_clips(root, 'annotations'))
+  """Annotations by clip and frame, in order: a folder CLIP/NNNNN.png, or a data set with its frames or prepared.
+
+  Raises:
+    DataError: the folder is missing or laid out otherwise. So is DAVIS' own: there may be annotations of several
+      years and sizes in it.
+  """
+  if datasets.kind_of(root) in (None, 'davis2016'):
+    return dict(find_clips(root, 'annotations'))
+  return datasets.truth_of(root)
 
 
 def find_clips(root: Path, what: str) -> dict[str, dict[str, Path]]:
@@ -148,7 +156,8 @@ def _plan_clip(name: str, truth: Mapping[str, Source], masks: dict[str, Path], e
   # Without its ends nothing is left of one annotation or two.
   counted = tuple(truth) if ends else tuple(truth)[1:-1]
   absent = tuple(frame for frame in counted if frame not in masks)
-  subset = not _dense(truth)
+  # A rule that counts every annotation was made for sparse ones.
+  subset = not ends and not _dense(truth)
   if frames == 'given':
     return ClipPlan(name, tuple(frame for frame in counted if frame in masks), truth, masks, (), subset or bool(absent))
   return ClipPlan(name, counted, truth, masks, absent, subset)

@@ -139,7 +139,9 @@ def _title(scores: dict) -> str:
 
 
 def _three(value: float | None) -> str:
-  return '-' if value is None else f'{value:.3f}'
+  if value is None:
+    return '-'
+  return str(value) if isinstance(value, int) else f'{value:.3f}'
 
 
 def _finite(value: object) -> object:
