@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
 import json
 import os
 import sys
@@ -26,15 +25,16 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the package as it stands here
 
-from adnet_jax import DEFAULT_MODEL, exits, geometry, images, masks, similarity  # noqa: E402
+from adnet_jax import DEFAULT_MODEL, exits, geometry, images, similarity  # noqa: E402
 from adnet_jax.data import datasets  # noqa: E402
+from adnet_jax.data.clip import load_mask  # noqa: E402
 from adnet_jax.errors import DataError, UsageError  # noqa: E402
+from adnet_jax.images import File  # noqa: E402
+from adnet_jax.report import figures as drawing  # noqa: E402
 from adnet_jax.report import similarity_figures as figures  # noqa: E402
 from adnet_jax.similarity import Place  # noqa: E402
 
 if TYPE_CHECKING:
-  from matplotlib.figure import Figure
-
   from adnet_jax.pretrained import Model
 
 # As in the paper's Fig. 1: a car that moves, one that is parked, the road.
@@ -48,8 +48,8 @@ NO_BASELINE = 'no baseline given: this model only'
 
 
 def read_clips(root: Path, names: Sequence[str] | None = None) -> list[datasets.Clip]:
-  """The named clips of a data set in DAVIS' layout, or those of its validation list that are on disk."""
-  present = {path.name for path in datasets.frames_root(root).iterdir() if path.is_dir()}
+  """The named clips of a data set, or those of its validation (or test) list that are on disk."""
+  present = datasets.truth_of(root) if names else {}
   unknown = [name for name in names or () if name not in present]
   if unknown:
     raise UsageError(f'no such clip: {", ".join(unknown)}', '--clips', f'{root} has {", ".join(sorted(present))}')
@@ -72,9 +72,9 @@ def embed(model: Model, frames: Sequence[np.ndarray], size: geometry.Size | None
   return np.asarray(model.embed(resized), np.float32)
 
 
-def read_truth(path: Path) -> np.ndarray:
-  """(H, W) bool."""
-  return masks.load_mask_image(path).truth()
+def read_truth(source: Any) -> np.ndarray:
+  """Foreground of an annotation, a file or what stands for one, (H, W) bool."""
+  return load_mask(source).truth()
 
 
 def frame_numbers(clip: datasets.Clip) -> list[int]:
@@ -84,8 +84,8 @@ def frame_numbers(clip: datasets.Clip) -> list[int]:
   return [number - numbers[0] for number in numbers]
 
 
-def find_frame(clip: datasets.Clip, stem: str) -> Path:
-  """The path of a clip's frame; a number may lack its leading zeros."""
+def find_frame(clip: datasets.Clip, stem: str) -> File:
+  """The file of a clip's frame; a number may lack its leading zeros."""
   for path in clip.frames:
     if path.stem == stem or (stem.isdecimal() and path.stem.isdecimal() and int(stem) == int(path.stem)):
       return path
@@ -109,7 +109,7 @@ def clip_distances(
     # Padded rather than compiled anew.
     embeddings = embed(model, [*frames, *[frames[-1]] * (BATCH - len(frames))], size)
     for k, x in zip(chosen, embeddings):
-      mask = similarity.foreground_on_grid(read_truth(clip.masks[k]), x.shape[:2])  # type: ignore[arg-type]
+      mask = similarity.foreground_on_grid(read_truth(clip.masks[k]), x.shape[:2])
       directions[numbers[k]] = similarity.mean_direction(x, mask)
       progress()
   return similarity.distances_from_anchor(directions)
@@ -130,9 +130,12 @@ def measure_drift(model: Model, clips: Iterable[datasets.Clip], size: geometry.S
 
 def write_figure_3(models: Sequence[Model], clips: Sequence[datasets.Clip], path: Path, size: Any = None) -> None:
   """Draws Fig. 3 with a line a model, and writes what it draws beside it as JSON."""
-  drifts = {label(model): measure_drift(model, clips, size) for model in models}
-  baseline = any(model.metadata.architecture.variant == 'baseline' for model in models)
-  save(figures.draw_drift({name: d['mean'] for name, d in drifts.items()}, '' if baseline else NO_BASELINE), path)
+  labels = [label(model) for model in models]
+  if len(set(labels)) < len(labels):
+    raise UsageError(f'both models are {labels[0]}', '--model, --baseline', 'give two variants')
+  drifts = {name: measure_drift(model, clips, size) for name, model in zip(labels, models)}
+  note = '' if 'baseline' in labels else NO_BASELINE
+  drawing.save(figures.draw_drift({name: drift['mean'] for name, drift in drifts.items()}, note), path)
   write_whole(path.with_suffix('.json'), json.dumps(drifts, indent=1).encode())
 
 
@@ -157,7 +160,7 @@ def figure_1(
   points: Sequence[Place] | None = None,
   kind: str = 'product',
   size: geometry.Size | None = None,
-) -> Figure:
+) -> Any:
   """How alike chosen pixels of a clip's first frame and the pixels of a later one are.
 
   Args:
@@ -202,7 +205,7 @@ def find_correspondence(
   # By the clip's name, so that the pixel does not depend on which other clips are drawn.
   rng = np.random.default_rng([seed, zlib.crc32(clip.name.encode())])
   for k in reversed([k for k in clip.annotated if k > 0]):
-    truth = read_truth(clip.masks[k])  # type: ignore[arg-type]
+    truth = read_truth(clip.masks[k])
     if not truth.any():
       continue
     distant = images.read_image(clip.frames[k])
@@ -219,7 +222,9 @@ def find_correspondence(
   return None
 
 
-def figure_10(model: Model, clips: Sequence[datasets.Clip], kind: str = 'product', seed: int = 0, size: Any = None):
+def figure_10(
+  model: Model, clips: Sequence[datasets.Clip], kind: str = 'product', seed: int = 0, size: Any = None
+) -> Any:
   """`find_correspondence` of each clip, drawn."""
   found = [one for one in (find_correspondence(model, clip, kind, seed, size) for clip in clips) if one]
   if not found:
@@ -228,16 +233,6 @@ def figure_10(model: Model, clips: Sequence[datasets.Clip], kind: str = 'product
 
 
 # ----------------------------------------------------------------------------------------------------------- writing
-
-
-def save(figure: Figure, path: Path) -> None:
-  """Writes a figure whole or not at all; the ending decides the format."""
-  picture = io.BytesIO()
-  try:
-    figure.savefig(picture, format=path.suffix.lstrip('.') or 'png')
-  except ValueError as error:
-    raise UsageError(f'cannot draw: {error}', path, 'end the name in .png, .svg or .pdf') from error
-  write_whole(path, picture.getvalue())
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -312,7 +307,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(a: argparse.Namespace) -> None:
   if a.output.exists() and not a.overwrite:
     raise UsageError('output exists', a.output, 'remove it or add --overwrite')
-  figures.new_figure(1, 1)  # said before anything heavy starts
+  drawing.new_figure(1, 1)  # said before anything heavy starts
   clips = read_clips(a.davis, a.clips)
   from adnet_jax import environment, pretrained
 
@@ -320,11 +315,11 @@ def _run(a: argparse.Namespace) -> None:
   model = pretrained.load_model(a.model, device=a.device)
   if a.figure == 'fig3':
     others = [pretrained.load_model(a.baseline, device=a.device)] if a.baseline else []
-    write_figure_3([*others, model], clips, a.output, a.size)
+    write_figure_3([model, *others], clips, a.output, a.size)
   elif a.figure == 'fig1':
-    save(figure_1(model, default_clip(clips), a.frame, a.points, a.map, a.size), a.output)
+    drawing.save(figure_1(model, default_clip(clips), a.frame, a.points, a.map, a.size), a.output)
   else:
-    save(figure_10(model, clips, a.map, a.seed, a.size), a.output)
+    drawing.save(figure_10(model, clips, a.map, a.seed, a.size), a.output)
   print(a.output)
 
 

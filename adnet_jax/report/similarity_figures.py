@@ -4,53 +4,51 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from adnet_jax.errors import UsageError
+from adnet_jax.report.figures import COLOURS, new_figure, style
 from adnet_jax.similarity import Place
-
-if TYPE_CHECKING:
-  from matplotlib.figure import Figure
 
 # What a map shows, as its figure says.
 MAPS = {
   'product': 'scaled product $X_0X_t^\\top/\\sqrt{c}$',
   'softmax': "softmax of $X_0X_t^\\top/\\sqrt{c}$ over the current frame's pixels ($P$, Eq. 2)",
 }
-COLOURS = ('#e6194b', '#1a9850', '#7b3fb5', '#e08214', '#1f78b4')
+# Of chosen pixels and the frames of their maps; the first three are the paper's.
+PIXEL_COLOURS = ('#e6194b', '#1a9850', '#7b3fb5', '#e08214', '#1f78b4')
 
 
-def draw_drift(drifts: Mapping[str, Sequence[tuple[int, float, int]]], note: str = '') -> Figure:
+def draw_drift(drifts: Mapping[str, Sequence[tuple[int, float, int]]], note: str = '') -> Any:
   """Fig. 3: mean cosine distance to the anchor's foreground against frame distance, a line a model.
 
   Args:
-    drifts: `similarity.mean_over_clips` by the line's label.
+    drifts: `similarity.mean_over_clips` by the line's label, ours first.
     note: said in the figure, such as that no baseline was given.
   """
-  figure = new_figure(6.4, 4.4)
-  axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(5, 1))
   most = max(point[2] for points in drifts.values() for point in points)
-  for (label, points), colour in zip(drifts.items(), itertools.cycle(COLOURS)):
-    x, y, counts = (np.array(values) for values in zip(*points))
-    # Where half of the clips have ended, the mean follows which are left rather than what the model does.
-    ended = np.flatnonzero(2 * counts < most)
-    steady = ended[0] if ended.size else len(x)
-    axes.plot(x[:steady], y[:steady], color=colour, linewidth=1.8, label=label)
-    axes.plot(x[max(steady - 1, 0) :], y[max(steady - 1, 0) :], color=colour, linewidth=1, linestyle=':')
-    below.step(x, counts, where='mid', color=colour, linewidth=1)
-  axes.set_ylabel("mean cosine distance\nto the anchor's foreground")
-  axes.set_ylim(bottom=0)
-  axes.legend(frameon=False, loc='upper left')
-  below.set_ylabel('clips')
-  below.set_ylim(0, most * 1.15)
-  below.set_xlabel('frame distance from the anchor')
-  for each in (axes, below):
-    each.spines[['top', 'right']].set_visible(False)
-    each.margins(x=0)
-  text = 'dotted: from where fewer than half of the clips count'
-  axes.set_title('; '.join(filter(None, (note, text))), loc='right', fontsize=7, color='0.4')
+  with style():
+    figure, panels = new_figure(6.4, 4.4, 2)
+    axes, below = panels[:, 0]
+    axes.get_gridspec().set_height_ratios((5, 1))
+    below.sharex(axes)
+    axes.tick_params(labelbottom=False)
+    for (label, points), colour in zip(drifts.items(), itertools.cycle(COLOURS)):
+      x, y, counts = (np.array(values) for values in zip(*points))
+      # Where half of the clips have ended, the mean follows which are left rather than what the model does.
+      ended = np.flatnonzero(2 * counts < most)
+      steady = ended[0] if ended.size else len(x)
+      axes.plot(x[:steady], y[:steady], color=colour, label=label)
+      axes.plot(x[max(steady - 1, 0) :], y[max(steady - 1, 0) :], color=colour, linewidth=1, linestyle=':')
+      below.step(x, counts, where='mid', color=colour, linewidth=1)
+    axes.set(ylabel="mean cosine distance\nto the anchor's foreground", ylim=(0, None))
+    axes.legend(loc='upper left')
+    below.set(ylabel='clips', ylim=(0, most * 1.15), xlabel='frame distance from the anchor')
+    for each in (axes, below):
+      each.margins(x=0)
+    text = 'dotted: from where fewer than half of the clips count'
+    axes.set_title('; '.join(filter(None, (note, text))), loc='right', fontsize=7, fontweight='normal', color='0.4')
   return figure
 
 
@@ -61,7 +59,7 @@ def draw_anchor_pixels(
   points: Sequence[Place],
   maps: np.ndarray,
   kind: str,
-) -> Figure:
+) -> Any:
   """Fig. 1: chosen pixels of the anchor, the current frame, and a map over it for each, framed in its pixel's colour.
 
   Args:
@@ -74,16 +72,18 @@ def draw_anchor_pixels(
   """
   anchor, current = frames
   count = 2 + len(points)
-  figure = new_figure(3.2 * count, 3.2 * anchor.shape[0] / anchor.shape[1] + 0.75)
-  panels = figure.subplots(1, count)
-  show(panels[0], anchor, f'anchor frame {names[0]}')
-  show(panels[1], current, f'current frame {names[1]}')
-  for point, panel, found, colour in zip(points, panels[2:], maps, itertools.cycle(COLOURS)):
-    panels[0].plot(point.x, point.y, 's', color=colour, markersize=8, markeredgecolor='white')
-    show_map(panel, found, current.shape[:2])
-    panel.set_title(_range_of(found), fontsize=9)
-    panel.spines[:].set(visible=True, color=colour, linewidth=4)
-  figure.suptitle(f'{clip}: similarity of anchor pixels to the current frame, {MAPS[kind]}', fontsize=11)
+  with style():
+    figure, axes = new_figure(3.2 * count, 3.2 * anchor.shape[0] / anchor.shape[1] + 0.75, 1, count)
+    panels = axes[0]
+    show(panels[0], anchor, f'anchor frame {names[0]}')
+    show(panels[1], current, f'current frame {names[1]}')
+    for point, panel, found, colour in zip(points, panels[2:], maps, itertools.cycle(PIXEL_COLOURS)):
+      panels[0].plot(point.x, point.y, 's', color=colour, markersize=8, markeredgecolor='white')
+      show_map(panel, found, current.shape[:2])
+      panel.set_title(_range_of(found), fontsize=9, fontweight='normal')
+      panel.spines[:].set(visible=True, color=colour, linewidth=4)
+    title = f'{verbatim(clip)}: similarity of anchor pixels to the current frame, {MAPS[kind]}'
+    figure.suptitle(title, fontsize=11)
   return figure
 
 
@@ -107,7 +107,7 @@ class Correspondence(NamedTuple):
   map: np.ndarray
 
 
-def draw_correspondences(found: Sequence[Correspondence], kind: str, seed: int, columns: int = 2) -> Figure:
+def draw_correspondences(found: Sequence[Correspondence], kind: str, seed: int, columns: int = 2) -> Any:
   """Fig. 10: distant frame with its pixel, anchor, and the map over the anchor, side by side, so many clips a row.
 
   Args:
@@ -119,38 +119,29 @@ def draw_correspondences(found: Sequence[Correspondence], kind: str, seed: int, 
   columns = min(columns, len(found))
   rows = -(-len(found) // columns)
   aspect = max(one.anchor.shape[0] / one.anchor.shape[1] for one in found)
-  figure = new_figure(7.2 * columns, (2.4 * aspect + 0.22) * rows + 0.5)
-  panels = figure.subplots(rows, 3 * columns, squeeze=False).reshape(-1, 3)
-  for panel in panels[len(found) :].ravel():
-    panel.set_axis_off()
-  for (left, middle, right), one in zip(panels, found):
-    show(left, one.distant, f'{one.clip}, frame {one.frame}')
-    for colour, width in (('white', 3.5), ('#1f4fff', 2)):
-      left.plot(one.pixel.x, one.pixel.y, '+', color=colour, markersize=13, markeredgewidth=width)
-    show(middle, one.anchor, 'anchor')
-    show(right, one.anchor, _range_of(one.map))
-    show_map(right, one.map, one.anchor.shape[:2], alpha=0.6)
-  figure.suptitle(
-    f'Similarity of a foreground pixel of a distant frame (cross, drawn with seed {seed}) to the anchor:\n{MAPS[kind]}',
-    fontsize=11,
-  )
+  with style():
+    figure, axes = new_figure(7.2 * columns, (2.4 * aspect + 0.22) * rows + 0.6, rows, 3 * columns)
+    panels = axes.reshape(-1, 3)
+    for panel in panels[len(found) :].ravel():
+      panel.set_axis_off()
+    for (left, middle, right), one in zip(panels, found):
+      show(left, one.distant, verbatim(f'{one.clip}, frame {one.frame}'))
+      for colour, width in (('white', 3.5), ('#1f4fff', 2)):
+        left.plot(one.pixel.x, one.pixel.y, '+', color=colour, markersize=13, markeredgewidth=width)
+      show(middle, one.anchor, 'anchor')
+      show(right, one.anchor, _range_of(one.map))
+      show_map(right, one.map, one.anchor.shape[:2], alpha=0.6)
+    where = f'a foreground pixel of a distant frame (cross, drawn with seed {seed}) to the anchor'
+    figure.suptitle(f'Similarity of {where}:\n{MAPS[kind]}', fontsize=11)
   return figure
-
-
-def new_figure(width: float, height: float) -> Figure:
-  """An empty matplotlib figure of so many inches; UsageError where matplotlib is not installed."""
-  try:
-    from matplotlib.figure import Figure
-  except ImportError as error:
-    raise UsageError('matplotlib is not installed', None, "pip install 'adnet-jax[report]'") from error
-  return Figure((width, height), layout='constrained', dpi=150)
 
 
 def show(axes: Any, image: np.ndarray, title: str) -> None:
   """A picture without ticks."""
   axes.imshow(image)
-  axes.set_title(title, fontsize=9)
+  axes.set_title(title, fontsize=9, fontweight='normal')
   axes.set(xticks=[], yticks=[])
+  axes.spines[:].set_visible(False)
 
 
 def show_map(axes: Any, found: np.ndarray, frame: tuple[int, int], alpha: float = 1.0) -> None:
@@ -160,6 +151,11 @@ def show_map(axes: Any, found: np.ndarray, frame: tuple[int, int], alpha: float 
   extent = (-x, frame[1] - 1 + x, frame[0] - 1 + y, -y)
   axes.imshow(found, cmap='inferno', alpha=alpha, extent=extent, interpolation='bilinear')
   axes.set(xticks=[], yticks=[], xlim=(-0.5, frame[1] - 0.5), ylim=(frame[0] - 0.5, -0.5))
+
+
+def verbatim(text: str) -> str:
+  # matplotlib reads $...$ as mathematics.
+  return text.replace('$', r'\$')
 
 
 def _range_of(found: np.ndarray) -> str:
