@@ -22,9 +22,10 @@ neither runs as printed. What was decided, in the order of the algorithm:
 10. Section 3 wants objects pruned by their tracks' cumulative area, "small objects or objects that are only present in
     a fraction of the video", and gives no number. A track is small if its area, summed over frames, is less than a
     third of the largest track's (the algorithm's own "much smaller"). Only small tracks are pruned, and of these
-    'static' ones, where Algorithm 1's SmallStatic holds for more than half of the track's instances, and 'brief' ones,
-    present in no more than half of the frames (the complement of the algorithm's support). So an object is judged
-    once, not frame by frame, and a small one that moves through the whole clip stays.
+    'static' ones, with the support of SmallStatic for more than half of their instances, and 'brief' ones, present in
+    no more than half of the frames (the complement of that support). So an object is judged once, not frame by frame,
+    and a small one that moves through the whole clip stays. This takes the place of SmallStatic's Size(b_i) <
+    `size_low`: a foreground that is hidden in a single frame would make nothing small in the whole clip.
 11. Within a frame Algorithm 1 has the last word: without a target nothing is removed, and what is removed is smaller
     than a third of the target.
 12. Static means static in the image. Where the camera pans past a small object that stays in view for more than half
@@ -114,7 +115,7 @@ def prune(clip: Instances) -> Pruned:
   cumulative = np.bincount(track, clip.areas)
   large = cumulative * MUCH_SMALLER >= cumulative.max()
   size_low = smallest_foreground(clip.areas, min(clip.frames, int(large[track].sum())))
-  reasons = background_tracks(clip, track, large, size_low)
+  reasons = background_tracks(clip, track, ~large)
   background = np.isin(track, list(reasons))
   for number, rows in enumerate(clip.by_frame()):
     row = find_target(clip.areas[rows], size_low)
@@ -129,18 +130,17 @@ def smallest_foreground(areas: np.ndarray, count: int) -> float:
   return float(np.sort(areas)[-count])
 
 
-def background_tracks(clip: Instances, track: np.ndarray, large: np.ndarray, size_low: float) -> dict[int, str]:
-  """Small tracks that are static or brief.
+def background_tracks(clip: Instances, track: np.ndarray, small: np.ndarray) -> dict[int, str]:
+  """Small tracks that are 'static' or 'brief', by number.
 
   Args:
     clip: of m instances.
     track: (m,) int64, each one's track.
-    large: (tracks,) bool, tracks that are not small.
-    size_low: area below which an instance may be static.
+    small: (tracks,) bool.
   """
   lengths = np.bincount(track)
-  brief = ~large & (lengths <= SUPPORT * clip.frames)
-  rows = np.flatnonzero(~large[track] & ~brief[track] & (clip.areas < size_low))
+  brief = small & (lengths <= SUPPORT * clip.frames)
+  rows = np.flatnonzero((small & ~brief)[track])
   static = np.zeros(len(track), bool)
   static[rows] = linking.count_overlaps(clip.boxes[rows], clip.boxes, STATIC_IOU) > SUPPORT * clip.frames
   mostly_static = np.bincount(track, static) > lengths / 2

@@ -80,12 +80,10 @@ def test_more_than_half_of_the_frames_make_an_instance_static_no_more_than_half_
   assert reasons(13) == {'static'} and reasons(12) == {'brief'}
 
 
-def test_a_size_as_large_as_the_foreground_at_its_smallest_is_not_small():
-  # The moving one shrinks to the size of the static one, so Algorithm 1 calls nothing small.
-  boxes = [[(5 + 5 * n, 20, 40, 50 - 2 * n), (150, 90, 20, 12)] for n in range(20)]
-  pruned = prune(instances(boxes))
-  assert pruned.size_low == 40 * 12
-  assert (instances(boxes).areas[pruned.removed] < pruned.size_low).all()
+def test_a_foreground_that_is_hidden_for_a_moment_does_not_end_the_pruning():
+  hidden = 7
+  boxes = [[(one[0][0], 20, 40, 3 if n == hidden else 50), one[1]] for n, one in enumerate(scene())]
+  assert removed_frames(boxes) == [n for n in range(24) if n != hidden]
 
 
 def test_a_clip_without_instances_and_one_of_a_single_frame():
