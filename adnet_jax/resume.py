@@ -1,13 +1,13 @@
-"""What a training run needs to stop and to go on: signals, the fingerprint of what must not change, the log's end."""
+"""What a training run needs to stop and to go on: signals, and a checkpoint's record with what must not change."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import zlib
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, TextIO
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import ml_collections
 from absl import logging
@@ -15,6 +15,7 @@ from absl import logging
 from adnet_jax import config as config_lib
 from adnet_jax.data import datasets
 from adnet_jax.errors import AdnetError, UsageError
+from adnet_jax.metadata import Metadata
 
 
 class Stopped(AdnetError):
@@ -29,17 +30,36 @@ class Stopped(AdnetError):
     self.exit_code = 130 if signal_number == signal.SIGINT else 75
 
 
+class Interrupted(BaseException):
+  """A signal during what may be broken off; like KeyboardInterrupt not an Exception, so that nothing goes on."""
+
+
 class Signals:
   """While entered, SIGTERM and the first Ctrl-C are noted in `received`; a second Ctrl-C stops at once."""
 
   def __init__(self):
     self.received = 0
+    self._breakable = False
     self._before: dict[int, Any] = {}
 
   def _note(self, number: int, _frame: object) -> None:
     if self.received == signal.SIGINT == number:
       raise KeyboardInterrupt
     self.received = number
+    if self._breakable:
+      self._breakable = False
+      raise Interrupted
+
+  @contextlib.contextmanager
+  def breakable(self) -> Iterator[None]:
+    """What runs inside takes longer than a preempted machine waits: a signal raises `Interrupted` in it."""
+    self._breakable = True
+    try:
+      if self.received:
+        raise Interrupted
+      yield
+    finally:
+      self._breakable = False
 
   def __enter__(self) -> Signals:
     try:
@@ -53,6 +73,28 @@ class Signals:
       signal.signal(number, handler)
 
 
+def make_record(
+  config: ml_collections.ConfigDict,
+  clips: Sequence[datasets.Clip],
+  photographs: Sequence[datasets.Photograph],
+  metadata: Metadata,
+) -> dict[str, Any]:
+  """What stands beside the state in every checkpoint of a run, as JSON gives it back; `at` adds the position."""
+  record = {
+    'fingerprint': fingerprint(config, clips, photographs),
+    'config': json.loads(config_lib.to_json(config)),
+    'seed': config.seed,
+    'metadata': metadata.to_strings(),
+  }
+  return json.loads(json.dumps(record))
+
+
+def at(record: dict[str, Any], step: int, unvalidated: Sequence[Any] | None = None) -> dict[str, Any]:
+  """The record after `step` steps; `unvalidated` is the last step's log entry, where its validation is still due."""
+  position = {'step': step, 'sample': step * record['config']['batch']}
+  return {**record, 'position': position, 'unvalidated': unvalidated}
+
+
 def fingerprint(
   config: ml_collections.ConfigDict, clips: Sequence[datasets.Clip], photographs: Sequence[datasets.Photograph]
 ) -> dict[str, Any]:
@@ -62,39 +104,35 @@ def fingerprint(
   """
   names = [(clip.name, [clip.frames[index].stem for index in clip.annotated]) for clip in clips]
   content = json.dumps([names, [photograph.name for photograph in photographs]])
-  elsewhere = ('data.root', 'data.stills', 'data.workers')
-  kept = {
-    name: value
-    for name, value in config_lib.flatten(config).items()
-    if name.startswith(('model.', 'data.')) and name not in elsewhere
-  }
+  flat = config_lib.flatten(config)
+  kept = {name: value for name, value in flat.items() if _is_kept(name)}
+  # The state has other parts with other values of these.
+  kept |= {'optim.frozen_stages': config.optim.frozen_stages, _AVERAGED: config.optim.ema > 0}
   return {**kept, 'data set': f'{len(clips)} clips, {len(photographs)} photographs, {zlib.crc32(content.encode()):08x}'}
+
+
+_AVERAGED = 'optim.ema above 0'
+_ELSEWHERE = ('data.root', 'data.stills', 'data.workers', 'data.max_unreadable')
+
+
+def _is_kept(name: str) -> bool:
+  return name.startswith(('model.', 'data.')) and name not in _ELSEWHERE
 
 
 def check_resume(before: dict[str, Any], now: dict[str, Any]) -> None:
   """Refuses another architecture or data (fault 18); says what else changed (fault 19)."""
-  for name in sorted(set(before['fingerprint']) | set(now['fingerprint'])):
-    old, new = before['fingerprint'].get(name), now['fingerprint'].get(name)
+  old_config = {**_DEFAULTS, **before['config']}  # an older checkpoint does not know the newest keys
+  for name, new in sorted(now['fingerprint'].items()):
+    old = before['fingerprint'].get(name, old_config.get(name, new))
     if old != new:
       raise UsageError(
         f'the checkpoint was made with {old!r}, the configuration says {new!r}',
         name,
         'use another --workdir, or the old value',
       )
-  for name in sorted(now['config']):
-    if before['config'].get(name) != now['config'][name]:
-      logging.warning('resuming with %s = %r instead of %r', name, now['config'][name], before['config'].get(name))
+  for name, new in sorted(now['config'].items()):
+    if old_config.get(name) != new:
+      logging.warning('resuming with %s = %r instead of %r', name, new, old_config.get(name))
 
 
-def open_log(path: Path, first: int) -> TextIO:
-  """train.jsonl for appending, without lines of steps that are about to be done again."""
-  lines = []
-  if path.exists():
-    for line in path.read_text().splitlines():
-      try:
-        if json.loads(line)['step'] < first:
-          lines.append(line)
-      except (ValueError, KeyError):
-        break  # cut off in the middle of a write
-  path.write_text(''.join(line + '\n' for line in lines))
-  return path.open('a')
+_DEFAULTS = json.loads(json.dumps({name: key.default for name, key in config_lib.KEYS.items()}))

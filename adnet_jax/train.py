@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from absl import logging
 from clu import parameter_overview
 from jax.sharding import NamedSharding, PartitionSpec
 
-from adnet_jax import checkpoint, resume, weights
+from adnet_jax import appending, checkpoint, lock, observe, resume, trained, utilization, weights
 from adnet_jax import config as config_lib
 from adnet_jax.data import datasets, input_pipeline
-from adnet_jax.errors import DeviceError, DivergedError, UsageError
+from adnet_jax.errors import AdnetError, DeviceError, DivergedError, UsageError, WeightsError
+from adnet_jax.models import layers
+from adnet_jax.normalization import normalize
 from adnet_jax.step import Trainer, Tree, initialize, train_step
 
 
@@ -32,8 +36,10 @@ def train(
 
   Args:
     config: validated configuration.
-    workdir: gets train.jsonl, checkpoints/, config.json, final.safetensors.
-    progress: called after each step with its number and loss, lr, grad_norm, seconds.
+    workdir: gets train.jsonl, metrics.jsonl, tensorboard/, parameters.txt, checkpoints/, config.json,
+      final.safetensors. No other run may use it.
+    progress: called after each step with its number, its metrics, what the machine made of it (by TensorBoard's tag)
+      and `seconds`, the mean of a step.
     validate: scores of a model file, {'J': ..., 'F': ...}; called every `evaluate.every` steps, if that is not 0. The
       model with the highest J is kept as WORKDIR/best.safetensors.
 
@@ -43,9 +49,16 @@ def train(
   Raises:
     resume.Stopped: SIGTERM or Ctrl-C, after saving.
     DivergedError: more than `max_skipped` steps in a row were not finite.
-    DataError, WeightsError, UsageError, DeviceError: see errors.py.
+    WeightsError: no checkpoint can be read, none could be saved, or the model file cannot be written.
+    DataError, UsageError, DeviceError: see errors.py.
   """
   workdir = Path(workdir)
+  workdir.mkdir(parents=True, exist_ok=True)
+  with lock.held(workdir) if jax.process_index() == 0 else contextlib.nullcontext():
+    return _train(config, workdir, progress, validate)
+
+
+def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate) -> Path:
   # Data first: what is wrong there is said before anything heavy starts.
   clips = datasets.read_clips(Path(config.data.root), datasets.split(Path(config.data.root), 'train'), need_masks=True)
   photographs = datasets.read_photographs(Path(config.data.stills)) if config.data.stills else []
@@ -55,29 +68,29 @@ def train(
   mesh = make_mesh(config.devices, config.batch)
   replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))
   trainer, state = initialize(config)
-  logging.info(
-    'parameters:\n%s',
-    parameter_overview.get_parameter_overview(
-      {name: array for name, array in weights.flatten(trainer.merge(state)).items()}, include_stats=False
-    ),
-  )
+  overview = parameter_overview.get_parameter_overview(weights.flatten(trainer.merge(state)), include_stats=False)
   state = jax.device_put(state, replicated)
-  step_function = jax.jit(
-    lambda state, batch: train_step(trainer, state, batch), donate_argnums=0, out_shardings=(replicated, replicated)
-  )
 
-  fingerprint = resume.fingerprint(config, clips, photographs)
+  def one_step(state, batch):
+    state, metrics = train_step(trainer, state, batch)
+    return state, {**metrics, 'attempts': batch['attempts']}
+
+  step_function = jax.jit(one_step, donate_argnums=0, out_shardings=(replicated, replicated))
+  program, paint = None, _painter(trainer)
+
+  leader = jax.process_index() == 0  # alone writes files, save checkpoints, which all processes write together
+  record = resume.make_record(config, clips, photographs, trainer.metadata)
   with (
     checkpoint.open_checkpoints(workdir / 'checkpoints', config.checkpoint.keep) as checkpoints,
     resume.Signals() as signals,
   ):
-    record = {'fingerprint': json.loads(json.dumps(fingerprint)), 'config': json.loads(config_lib.to_json(config))}
     restored = checkpoints.restore_newest(state, lambda before: resume.check_resume(before, record))
+    before: dict[str, Any] = {}
     if restored is not None:
-      _, state, _ = restored
+      _, state, before = restored
     first = int(state['step'])
-    (workdir / 'config.json').write_text(config_lib.to_json(config) + '\n')
-    log = resume.open_log(workdir / 'train.jsonl', first)
+    if leader:
+      appending.write_whole(workdir / 'config.json', config_lib.to_json(config) + '\n')
     batches = input_pipeline.batches(
       source,
       batch=config.batch,
@@ -86,63 +99,198 @@ def train(
       process=jax.process_index(),
       processes=jax.process_count(),
     )
-    started = time.perf_counter()
-    with log:
-      for step in range(first, config.steps):
-        batch = {name: jax.make_array_from_process_local_data(sharded, array) for name, array in next(batches).items()}
-        state, metrics = step_function(state, batch)
-        values = {name: float(value) for name, value in metrics.items()}
-        ids = [source.sample_id(step * config.batch + i) for i in range(config.batch)]
-        line: dict[str, Any] = {
-          'step': step,
-          'loss': _finite(values['loss']),
-          'lr': values['lr'],
-          'grad_norm': _finite(values['grad_norm']),
-          'sample_ids': ids,
-        }
-        done = step + 1
-        if validate is not None and config.evaluate.every and done % config.evaluate.every == 0:
-          line['validation'] = _keep_best(trainer, state, workdir, done, validate)
-        log.write(json.dumps(line) + '\n')
-        log.flush()
-        if values['skipped']:
-          logging.warning('step %d: loss or gradient not finite, update skipped; samples %s', step, ', '.join(ids))
-          if values['skipped'] > config.max_skipped:
-            raise DivergedError(
-              f'{int(values["skipped"])} steps in a row were not finite, up to step {step}',
-              workdir,
-              'lower optim.lr; the last good checkpoint is kept',
-            )
+    with observe.open_observer(workdir if leader else None, first) as observer:
+      observer.parameters(overview, first)
+      meter = observe.Meter(2 * config.batch)
+
+      def read(late: _Late) -> _Entry:
+        return _read(late, config, source, meter)
+
+      def write(entry: _Entry) -> None:
+        observer.step(entry.line, entry.measured)
         if progress is not None:
-          progress(step, {**values, 'seconds': (time.perf_counter() - started) / (step - first + 1)})
-        if done % config.checkpoint.every == 0 or done == config.steps or signals.received:
-          checkpoints.save(done, state, record)
-        if signals.received and done < config.steps:
-          checkpoints.wait()
-          raise resume.Stopped(signals.received, done)
+          progress(entry.line['step'], {**entry.values, **entry.measured, 'seconds': meter.mean_seconds})
+        _check_finite(entry, config, workdir)
+
+      def score(entry: _Entry, done: int) -> _Entry | None:
+        """Adds the scores that are due; gives the entry back where a signal came before them."""
+        try:
+          with signals.breakable():
+            entry.line['validation'] = _validate(trainer, state, workdir, done, validate)
+        except resume.Interrupted:
+          return entry
+        return None
+
+      def save_and_stop(done: int, unscored: _Entry | None) -> None:
+        checkpoints.save(done, state, resume.at(record, done, unscored), best=trained.best(workdir).get('step'))
+        if signals.received and (done < config.steps or unscored):
+          _stop(checkpoints, signals.received, done)
+
+      if before.get('unvalidated'):
+        # The last run was stopped before it knew the scores of its last step.
+        entry = _Entry(*before['unvalidated'])
+        if leader and validate is not None and score(entry, first):
+          raise resume.Stopped(signals.received, first)
+        write(entry)
+
+      late: _Late | None = None
+      for step in range(first, config.steps):
+        start = time.perf_counter()
+        local = next(batches)
+        waited = time.perf_counter() - start
+        batch = {name: jax.make_array_from_process_local_data(sharded, array) for name, array in local.items()}
+        if program is None:
+          lowered = step_function.lower(state, batch)
+          program = lowered.compile()
+          meter.seconds_at_peak = _seconds_at_peak(lowered, config, mesh) if leader else None
+          meter.restart()
+        observer.profile(_is_within(step, config.observe.profile_steps))
+        state, metrics = program(state, batch)
+        # A step's numbers are read one step late: while the host waits for them, the devices have the next step.
+        if late is not None:
+          write(read(late))
+        late = _Late(step, metrics, waited)
+
+        done = step + 1
+        scores_due = validate is not None and _is_due(done, config.evaluate.every)
+        pictures_due = _is_due(done, config.observe.images_every)
+        save_due = scores_due or _is_due(done, config.checkpoint.every) or done == config.steps
+        if not (save_due or pictures_due or signals.received or done in config.observe.profile_steps):
+          continue
+        entry, late = read(late), None
+        unscored = score(entry, done) if scores_due and leader else None
+        if unscored is None:
+          write(entry)
+        if pictures_due and leader:
+          observer.pictures(step, paint(state, local))
+        if save_due or signals.received:
+          save_and_stop(done, unscored)
+        meter.restart()
   final = workdir / 'final.safetensors'
-  export(trainer, state, final)
+  if leader:
+    trained.export(trainer, state, final)
+  if checkpoints.failure and not checkpoints.saved:
+    raise WeightsError(f'no checkpoint could be saved: {checkpoints.failure}', checkpoints.folder, 'make room')
   return final
 
 
-def export(trainer: Trainer, state: Tree, path: Path, *, averaged: bool | None = None, dtype: str = 'float32') -> None:
-  """Writes the model file of a training state: the averaged weights where there are any, unless told otherwise."""
-  averaged = 'average' in state if averaged is None else averaged
-  model = trainer.merge({**state, **state['average']} if averaged else state)
-  weights.save(path, weights.flatten(model), trainer.metadata, dtype=dtype, overwrite=True)
+class _Late(NamedTuple):
+  """A step whose numbers are still to be read."""
+
+  step: int
+  metrics: dict[str, jax.Array]
+  waited: float
 
 
-def _keep_best(trainer: Trainer, state: Tree, workdir: Path, step: int, validate) -> dict[str, float | None]:
-  """Scores of the model after `step` steps, which becomes best.safetensors if its J is the highest so far."""
-  candidate, best = workdir / 'candidate.safetensors', workdir / 'best.json'
-  export(trainer, state, candidate)
-  scores = validate(candidate)
-  highest = json.loads(best.read_text())['J'] if best.exists() else -math.inf
-  if scores['J'] is not None and scores['J'] > highest:
-    candidate.replace(workdir / 'best.safetensors')
-    best.write_text(json.dumps({'step': step, **scores}) + '\n')
-  candidate.unlink(missing_ok=True)
-  return scores
+class _Entry(NamedTuple):
+  """A step: its line of train.jsonl, what the machine made of it by TensorBoard's tag, and its metrics."""
+
+  line: dict[str, Any]
+  measured: dict[str, float]
+  values: dict[str, float]
+
+
+def _read(late: _Late, config: Any, source: input_pipeline.PairSource, meter: observe.Meter) -> _Entry:
+  """Waits for the end of a step."""
+  metrics = jax.device_get(late.metrics)
+  attempts = metrics.pop('attempts')
+  values = {name: float(value) for name, value in metrics.items()}
+  first = late.step * config.batch
+  line = {
+    'step': late.step,
+    'loss': _finite(values['loss']),
+    'lr': values['lr'],
+    'grad_norm': _finite(values['grad_norm']),
+    'sample_ids': [source.sample_id(first + i, int(attempt)) for i, attempt in enumerate(attempts)],
+  }
+  return _Entry(line, meter.step(late.waited), values)
+
+
+def _check_finite(entry: _Entry, config: Any, workdir: Path) -> None:
+  """Fault 22: names the samples of a step that was skipped; DivergedError after too many in a row."""
+  skipped, step = int(entry.values['skipped']), entry.line['step']
+  if not skipped:
+    return
+  ids = ', '.join(entry.line['sample_ids'])
+  logging.warning('step %d: loss or gradient not finite, update skipped; samples %s', step, ids)
+  if skipped > config.max_skipped:
+    raise DivergedError(
+      f'{skipped} steps in a row were not finite, up to step {step}',
+      workdir,
+      'lower optim.lr; the last good checkpoint is kept',
+    )
+
+
+def _stop(checkpoints: checkpoint.Checkpoints, signal_number: int, done: int) -> None:
+  """Faults 13 and 14: ends the run, which says that everything is saved only where it is."""
+  if checkpoints.wait():
+    raise resume.Stopped(signal_number, done)
+  newest = 'none before is' if checkpoints.newest is None else f'that of step {checkpoints.newest} is'
+  raise WeightsError(
+    f'stopped by a signal at step {done}, whose checkpoint could not be saved; {newest}: {checkpoints.failure}',
+    checkpoints.folder,
+    'make room; the same command goes on',
+  )
+
+
+def _validate(trainer: Trainer, state: Tree, workdir: Path, done: int, validate) -> dict[str, float | None] | None:
+  """Scores of the model after `done` steps, which becomes best.safetensors if its J is the highest so far.
+
+  None where there are no scores, as on a full disk: that is said, and training goes on.
+  """
+  candidate = workdir / 'candidate.safetensors'
+  try:
+    trained.export(trainer, state, candidate)
+    scores = validate(candidate)
+    trained.keep_best(candidate, scores, workdir, done)
+    return scores
+  except (AdnetError, OSError) as error:
+    logging.error('validation after %d steps failed, training goes on: %s', done, error)
+    return None
+  finally:
+    with contextlib.suppress(OSError):
+      candidate.unlink(missing_ok=True)
+
+
+def _painter(trainer: Trainer) -> Callable[[Tree, dict[str, np.ndarray]], dict[str, np.ndarray]]:
+  """A function of a state and a batch: what the network is shown and makes of it, uint8 (b, H, W, 3) each."""
+
+  @jax.jit
+  def probabilities(state, images):  # inference, as in a validation, at the size of the crops
+    anchors, frames = (normalize(images[:, i], trainer.metadata.normalization) for i in (0, 1))
+    logits = trainer.merge(state)(anchors, frames)
+    return jax.nn.sigmoid(layers.resize_align_corners(logits, images.shape[2:4])[..., 0])
+
+  def paint(state, batch):
+    images, masks = (batch[name][: observe.PICTURES] for name in ('images', 'masks'))
+    return {
+      'anchor': images[:, 0],
+      'frame': images[:, 1],
+      'truth': observe.grey(masks[:, 1]),
+      'heat_map': observe.heat_colours(jax.device_get(probabilities(trained.local(state), images))),
+    }
+
+  return paint
+
+
+def _seconds_at_peak(lowered: Any, config: Any, mesh: jax.sharding.Mesh) -> float | None:
+  """How long a step would take at the devices' full rate; None where its operations are not known."""
+  operations = utilization.operations(lowered, config.accumulate)
+  if operations is None:
+    logging.warning('no model FLOP utilisation: this backend does not count operations')
+    return None
+  rate, source = utilization.peak(list(mesh.devices.flat), jnp.dtype(config.model.dtype))
+  what = f'{operations / 1e9:.1f} GFLOP a step; utilisation is relative to {source}'
+  logging.warning('%s', what, extra={'note': True})
+  return operations / rate
+
+
+def _is_due(done: int, every: int) -> bool:
+  return every > 0 and done % every == 0
+
+
+def _is_within(step: int, interval: tuple[int, ...]) -> bool:
+  return len(interval) == 2 and interval[0] <= step < interval[1]
 
 
 def make_mesh(devices: int, batch: int) -> jax.sharding.Mesh:

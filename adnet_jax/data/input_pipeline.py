@@ -91,7 +91,7 @@ class PairSource:
       return {
         'images': np.stack([image for image, _ in augmented]),
         'masks': np.stack([mask for _, mask in augmented]),
-        'attempts': np.int32(attempt),
+        'attempts': np.asarray(attempt, np.int32),
       }
     raise errors.DataError(f'{MAX_ATTEMPTS} samples drawn, none is readable', next(iter(self.unreadable)), _REPAIR)
 
