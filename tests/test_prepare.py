@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import runpy
 import signal
 import subprocess
 import sys
@@ -419,3 +420,14 @@ def test_many_threads_read_one_shard(tmp_path):
     read = list(pool.map(lambda frame: (frame.name, frame.read_bytes()), clip.frames * 5))
   assert all(expected[name] == data for name, data in read)
   assert time.perf_counter() - started < 10
+
+
+def test_the_script_is_the_command(tmp_path, monkeypatch, capsys):
+  raw = sets.write_davis(tmp_path / 'raw')
+  monkeypatch.setattr(sys, 'argv', ['prepare_dataset.py', 'davis2016', str(raw), '-o', str(tmp_path / 'out')])
+  for code in (0, 2):  # the second time the output is there
+    with pytest.raises(SystemExit) as stopped:
+      runpy.run_path('tools/prepare_dataset.py', run_name='__main__')
+    assert stopped.value.code == code
+  printed = capsys.readouterr()
+  assert '8 frames of 2 clips' in printed.out and 'already holds a prepared data set' in printed.err

@@ -241,7 +241,9 @@ def read_definition(folder: Path) -> Definition:
   if len(uncertain) < len(annotations):  # as the published sequences have them: of all frames, or of none
     missing += [f'the certainty map of {name}' for name in uncertain]
   if missing:
-    raise DataError(f'ground-truth files missing: {first_ten(missing)}', path, f'put them into {path.parent}')
+    raise DataError(
+      f'ground-truth files missing: {first_ten(missing)}', path, f'put them into {folder / "GroundTruth"}'
+    )
   stems = [annotation.frame for annotation in annotations]
   twice = sorted({stem for stem in stems if stems.count(stem) > 1})
   if twice:

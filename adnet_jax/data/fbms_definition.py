@@ -73,7 +73,7 @@ class _Lines:
 
   def value(self, heading: str) -> str:
     line = self._take()
-    if line is None or not line.lower().startswith(heading.lower()):
+    if line is None or not line.lower().startswith(heading.lower().rstrip(' 0123456789')):
       raise self.error(f'expected "{heading}", found {"the end" if line is None else repr(line)}')
     value = line.partition(':')[2].strip() or self._take()
     if value is None:
