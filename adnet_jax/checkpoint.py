@@ -173,7 +173,7 @@ def read_checkpoint(folder: Path, step: int | None = None) -> tuple[int, dict[st
     WeightsError: there is no such checkpoint, or it cannot be read.
   """
   folder = folder.absolute()
-  manager = _manager(folder, read_only=True)
+  manager = _manager(folder, create=False)
   try:
     steps = sorted(manager.all_steps(), reverse=True)
     if not steps:

@@ -72,7 +72,9 @@ KEYS: dict[str, Key] = {
     *_one_of('', 'released', 'torchvision', 'efficientnet'),
     "input normalisation; empty: that of init.weights, else the backbone's own",
   ),
-  'init.weights': Key('', *_ANY_TEXT, 'model file, ImageNet trunk (.pth, .safetensors) or model name; empty: random'),
+  'init.weights': Key(
+    '', *_ANY_TEXT, 'model file or name, ImageNet trunk (.pth, .safetensors), or a checkpoint folder; empty: random'
+  ),
   'optim.lr': Key(0.005, _number(0, 1e3, open_low=True), 'above 0', 'paper Sec. 4'),
   'optim.momentum': Key(0.9, lambda v: 0 <= v < 1, '0 to below 1', 'not in the paper; ours'),
   'optim.weight_decay': Key(0.0005, _number(0, 1), '0 to 1', 'paper Sec. 4'),

@@ -85,11 +85,19 @@ def _train(config, workdir: Path, device: str | None) -> None:
 
   from adnet_jax import predict, train
 
+  if config.evaluate.every:
+    predict.validation_clips(config)  # what is wrong with them is said now, not at the first validation
+
   columns = (*Progress.get_default_columns()[:-1], TextColumn('{task.fields[numbers]}'), TimeRemainingColumn())
   with Progress(*columns, console=Console(stderr=True)) as bar:
     task = bar.add_task('training', total=config.steps, numbers='compiling')
+    going = False
 
     def show(step: int, values: dict[str, float]) -> None:
+      nonlocal going
+      if not going:  # time left counts from here: neither compiling nor the steps of an earlier run tell of it
+        bar.reset(task, completed=step)
+        going = True
       numbers = f'step {step + 1} loss {values["loss"]:.4f} lr {values["lr"]:.2g} {values["seconds"]:.2f} s/step'
       bar.update(task, completed=step + 1, numbers=numbers)
 

@@ -70,11 +70,16 @@ def validate(
   return {metric: scores['dataset'][metric]['mean'] for metric in ('J', 'F')}
 
 
+def validation_clips(config: ml_collections.ConfigDict) -> list[datasets.Clip]:
+  """The clips that are segmented and scored; DataError where there are none."""
+  root = Path(config.data.root)
+  return datasets.read_clips(root, datasets.split(root, 'val'), need_masks=True)
+
+
 def _masks_and_scores(
   config: ml_collections.ConfigDict, model: str | Path, into: Path, *, overwrite: bool, resume: bool, device: str | None
 ) -> dict[str, Any]:
-  root = Path(config.data.root)
-  clips = datasets.read_clips(root, datasets.split(root, 'val'), need_masks=True)
+  root, clips = Path(config.data.root), validation_clips(config)
   e = config.evaluate
   segmenter = segmenter_lib.Segmenter.from_pretrained(
     model, e.protocol, e.scales, e.mirror, tuple(e.size) or None, device=device

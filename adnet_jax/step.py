@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
-from adnet_jax import __version__, optimizer, weights
+from adnet_jax import __version__, optimizer, trained, weights
 from adnet_jax.errors import UsageError
 from adnet_jax.models import adnet, layers
 from adnet_jax.normalization import normalize
@@ -101,7 +101,8 @@ def initialize(config: ml_collections.ConfigDict) -> tuple[Trainer, Tree]:
   """Model, optimiser and the state of step 0.
 
   Where parameters come from is decided here alone: random by PyTorch's rule; then `init.weights` replaces what it
-  holds (a whole model, or an ImageNet trunk); a checkpoint in the workdir, if any, replaces everything later.
+  holds, which is an ImageNet trunk, a whole model, or the network in a checkpoint of another training (the averaged
+  one where there is one). A checkpoint in the workdir replaces everything later, optimiser and position too.
   """
   c = config
   try:
@@ -121,7 +122,7 @@ def initialize(config: ml_collections.ConfigDict) -> tuple[Trainer, Tree]:
   arrays: dict[str, Any] = dict(weights.flatten(adnet.ADNet(architecture, rngs=nnx.Rngs(c.seed))))
   normalization, terms = weights.default_normalization(c.model.stem), 'terms of the training data'
   if c.init.weights:
-    initial = weights.read_initial(c.init.weights, architecture)
+    initial = trained.read_initial(c.init.weights, architecture)
     arrays.update(initial.arrays)
     normalization = initial.metadata.normalization
     terms += f'; of the initial weights: {initial.metadata.licence}'

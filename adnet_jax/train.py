@@ -143,8 +143,8 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
           lowered = step_function.lower(state, batch)
           program = lowered.compile()
           meter.seconds_at_peak = _seconds_at_peak(lowered, config, mesh) if leader else None
+          observer.profile(_is_within(step, config.observe.profile_steps))
           meter.restart()
-        observer.profile(_is_within(step, config.observe.profile_steps))
         state, metrics = program(state, batch)
         # A step's numbers are read one step late: while the host waits for them, the devices have the next step.
         if late is not None:
@@ -165,6 +165,7 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
           observer.pictures(step, paint(state, local))
         if save_due or signals.received:
           save_and_stop(done, unscored)
+        observer.profile(_is_within(done, config.observe.profile_steps))
         meter.restart()
   final = workdir / 'final.safetensors'
   if leader:

@@ -13,6 +13,7 @@ import numpy as np
 
 from adnet_jax import appending, checkpoint, metadata, weights
 from adnet_jax.errors import WeightsError
+from adnet_jax.models import adnet
 
 if TYPE_CHECKING:
   from adnet_jax.step import Trainer, Tree
@@ -78,6 +79,17 @@ def read_checkpoint(
   if has_average if averaged is None else averaged:
     network.update(_group(arrays, 'average/'))
   return done, weights.Initial(network, metadata.parse_metadata(record['metadata'], folder / str(done)))
+
+
+def read_initial(name_or_path: str, architecture: adnet.Architecture) -> weights.Initial:
+  """`weights.read_initial`, for which a folder of checkpoints will do as well; raises as that does."""
+  if not is_checkpoint(name_or_path):
+    return weights.read_initial(name_or_path, architecture)
+  _, found = read_checkpoint(name_or_path)
+  weights.check_finite(found.arrays, name_or_path)
+  expected = weights.shapes(architecture)
+  weights.check_arrays({name: array.shape for name, array in found.arrays.items()}, expected, name_or_path)
+  return found
 
 
 def _group(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
