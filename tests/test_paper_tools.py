@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import safetensors.numpy
+import sets
 import tiny
 
 from adnet_jax import convert, images, masks, metadata, pretrained, scores, similarity, weights
@@ -358,6 +359,25 @@ def test_a_model_of_ours_with_everything(davis, variants, tmp_path, capsys):
   assert score.stat().st_mtime_ns == scored
   assert reproduce_paper.main([*command, '--resume', '--protocol', 'released']) == 2
   assert 'begun with another protocol' in capsys.readouterr().err
+
+
+def test_fbms_and_visal_fill_their_columns(davis, tmp_path, capsys):
+  fbms, visal, out = tmp_path / 'fbms', tmp_path / 'visal', tmp_path / 'out'
+  sets.write_fbms(fbms / 'marple4', labelled=(0, 2, 4, 6), total=9)
+  sets.write_visal(visal, frames=16)
+  command = ['--davis', davis, '-o', out, '--model', 'tiny', '--size', '65x33', '--clips', 'camel']
+  command = [str(part) for part in (*command, '--fbms', fbms, '--visal', visal)]
+  assert reproduce_paper.main(command) == 0
+  drawn = {path.stem for path in (out / 'figures').glob('*.png')}
+  assert {'fig8', 'fig9'} <= drawn
+  found = rows_of(out / 'tables.md')
+  own = 'AD-Net (single scale)'
+  assert re.fullmatch(r'\d+\.\d\*', found['Table 2'][own]['FBMS F fbms-pooled'])  # one of thirty sequences
+  for column in ('FBMS F measured', 'ViSal MAE measured'):
+    assert found['Table 3'][own][column].endswith('*'), column
+  predicted = sorted(path.stem for path in (out / 'masks' / 'fbms' / 'full' / 'marple4').iterdir())
+  assert predicted == [f'marple4_{k:02d}' for k in (1, 3, 5, 7)]  # no others count, and no gate looks at them
+  assert 'test clips that are not there: camel01, cars1' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

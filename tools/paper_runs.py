@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from adnet_jax import scores
-from adnet_jax.data import datasets
+from adnet_jax.data import datasets, fbms, visal
 from adnet_jax.errors import UsageError
 from adnet_jax.report import entries as entry_lib
 from adnet_jax.report import tables
@@ -26,6 +26,7 @@ SETS = {
   'fbms': (entry_lib.FBMS, ('fbms-pooled', 'fbms-mean-pr'), 'adnet-saliency'),
   'visal': (entry_lib.VISAL, (), 'adnet-saliency'),
 }
+TEST_CLIPS = {'fbms': fbms.TEST, 'visal': visal.CLIPS}
 # Names in the tables, which know their rows by them.
 MULTI_SCALE_NAME, PRUNED_NAME, COMPONENTS_NAME = 'AD-Net multiscale', 'AD-Net pruned', 'AD-Net, components pruned'
 
@@ -219,8 +220,12 @@ def score(work: Work, which: str, key: str, name: str, rule: str, metrics: Seque
     frames='given',
     clips=clips,
     protocol=work.options.protocol,
-    progress=True,
+    progress=sys.stderr.isatty(),
   )
+  absent = [name for name in TEST_CLIPS.get(which, ()) if name not in clips]
+  if absent:
+    found['subset'] = True
+    found['warnings'].append(f'test clips that are not there: {", ".join(absent)}')
   for warning in found['warnings']:
     print(f'warning: {name}, {rule}: {warning}', file=sys.stderr)
   warnings = [*found['warnings'], *(work.notes if which == 'davis' else ())]

@@ -21,10 +21,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # the package as it stands here
 
-from adnet_jax import DEFAULT_MODEL, exits, images, scores  # noqa: E402
+from adnet_jax import DEFAULT_MODEL, exits, images, masks, scores  # noqa: E402
 from adnet_jax.data import datasets  # noqa: E402
 from adnet_jax.errors import DataError, UsageError  # noqa: E402
 from adnet_jax.report import entries as entry_lib  # noqa: E402
@@ -34,7 +37,7 @@ from tools import similarity as similarity_tool  # noqa: E402
 from tools.paper_runs import Run, Work  # noqa: E402
 from tools.similarity import network_size, write_whole  # noqa: E402
 
-MOST_OVERLAYS = 8
+MOST_OVERLAYS, OVERLAYS_A_CLIP, OVERLAY_WIDTH = 8, 5, 480  # clips, frames, pixels
 PRUNED = (paper_runs.PRUNED_NAME, paper_runs.COMPONENTS_NAME)
 
 
@@ -68,7 +71,8 @@ def draw(work: Work, runs: Sequence[Run], best: Run) -> None:
   def overlays(which: str) -> Any:
     folder = work.masks(which, best.key if which == 'davis' else paper_runs.whole(runs).key)
     names = spread(ours, clips) if which == 'davis' else [clip.name for clip in work.data[which]][:MOST_OVERLAYS]
-    return figures.overlays(figures.overlay_rows(_frames_root(work, which), folder, names))
+    shown = {clip.name: clip for clip in work.data[which]}
+    return figures.overlays({name: overlay_row(shown[name], folder / name) for name in names})
 
   draft: dict[str, Callable[[], Any]] = {
     'fig1': lambda: similarity_tool.figure_1(model, similarity_tool.default_clip(clips), size=size),
@@ -101,9 +105,17 @@ def _looked_into(runs: Sequence[Run]) -> list[Run]:
   return [paper_runs.whole(runs), *(run for run in runs if run.name == paper_runs.row_of('baseline') and not run.whole)]
 
 
-def _frames_root(work: Work, which: str) -> Path:
-  first = Path(str(work.data[which][0].frames[0]))
-  return first.parent.parent
+def overlay_row(clip: datasets.Clip, folder: Path) -> list[tuple[str, np.ndarray, np.ndarray]]:
+  """Name, picture and mask of some of a clip's frames that have a mask in `folder`, evenly spread."""
+  found = [frame for frame in clip.frames if (folder / f'{frame.stem}.png').exists()]
+  row = []
+  for place in sorted({round(k * (len(found) - 1) / (OVERLAYS_A_CLIP - 1)) for k in range(OVERLAYS_A_CLIP)}):
+    picture, mask = images.read_image(found[place]), masks.read_mask(folder / f'{found[place].stem}.png')
+    width = min(OVERLAY_WIDTH, picture.shape[1])
+    size = (width, max(1, round(width * picture.shape[0] / picture.shape[1])))
+    small = cv2.resize(mask.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.5
+    row.append((found[place].stem, cv2.resize(picture, size, interpolation=cv2.INTER_AREA), small))
+  return row
 
 
 def _has_clips(path: Path, names: Sequence[str]) -> bool:
@@ -128,7 +140,7 @@ def conclude(work: Work, best: Run, shown: Mapping[str, Path]) -> str:
   page.write_report(
     order,
     work.out / 'report.html',
-    frames=_frames_root(work, 'davis'),
+    frames=datasets.frames_root(work.roots['davis']),
     truth=datasets.annotations_root(work.roots['davis']),
     masks=shown,
     overwrite=True,
