@@ -7,6 +7,8 @@ import dataclasses
 import json
 import os
 import shutil
+import sys
+import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -238,10 +240,28 @@ def _read_state(manager: ocp.CheckpointManager, step: int, how: Any, sums: dict[
 
 
 def _read(manager: ocp.CheckpointManager, step: int, item: str, how: Any) -> Any:
+  with _closed_loops_unsaid():
+    try:
+      return manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
+    except Exception as error:  # Orbax raises whatever it trips over in a damaged checkpoint
+      time.sleep(0.1)  # until its other reads have ended
+      raise _Damaged(_one_line(error)) from error
+
+
+@contextmanager
+def _closed_loops_unsaid() -> Iterator[None]:
+  """Keeps Python from printing a traceback for each read that ends after another one has failed."""
+  before = sys.unraisablehook
+
+  def hook(unraisable: Any) -> None:
+    if 'Event loop is closed' not in str(unraisable.exc_value):
+      before(unraisable)
+
+  sys.unraisablehook = hook
   try:
-    return manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
-  except Exception as error:  # Orbax raises whatever it trips over in a damaged checkpoint
-    raise _Damaged(_one_line(error)) from error
+    yield
+  finally:
+    sys.unraisablehook = before
 
 
 def _say_damaged(folder: Path, step: int, error: _Damaged) -> None:

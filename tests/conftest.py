@@ -82,3 +82,36 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     made_clips.write_clip(truth / clip, range(count))
     made_clips.write_clip(masks / clip, range(count), shift=2)
   return masks, truth
+
+
+@pytest.fixture(scope='session')
+def training_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+  """The data set of tiny_training.py."""
+  import tiny_training
+
+  return tiny_training.write_data(tmp_path_factory.mktemp('training'))
+
+
+@pytest.fixture(scope='module')
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+  """A folder of compiled programs that is in use: most tiny trainings are one program, compiled once a session."""
+  settings = {
+    'jax_compilation_cache_dir': str(tmp_path_factory.getbasetemp() / 'compiled'),
+    'jax_persistent_cache_min_compile_time_secs': 0.5,
+  }
+  before = {name: getattr(jax.config, name) for name in settings}
+  for name, value in settings.items():
+    jax.config.update(name, value)
+  yield Path(settings['jax_compilation_cache_dir'])
+  for name, value in before.items():
+    jax.config.update(name, value)
+
+
+@pytest.fixture
+def training_config(training_root: Path, compiled: Path):
+  """The configuration of tiny_training.py."""
+  import tiny_training
+
+  from adnet_jax import config
+
+  return config.load('configs/davis.py', tiny_training.overrides(training_root))

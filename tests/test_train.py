@@ -7,71 +7,25 @@ import os
 import shutil
 import signal
 
-import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 
-from adnet_jax import config as config_lib
 from adnet_jax import errors, resume, train, weights
 from adnet_jax import step as step_lib
 from adnet_jax.models import adnet
 
 
-@pytest.fixture(scope='module')
-def root(tmp_path_factory):
-  """Two clips of three frames in DAVIS' layout: a bright square that moves over noise."""
-  folder = tmp_path_factory.mktemp('davis')
-  rng = np.random.default_rng(0)
-  for clip in ('one', 'two'):
-    for kind in ('JPEGImages', 'Annotations'):
-      (folder / kind / '480p' / clip).mkdir(parents=True)
-    for frame in range(3):
-      image = rng.integers(0, 80, (40, 60, 3), np.uint8)
-      mask = np.zeros((40, 60), np.uint8)
-      mask[10:30, 5 + 8 * frame : 25 + 8 * frame] = 255
-      image[mask > 0] += 150
-      cv2.imwrite(str(folder / f'JPEGImages/480p/{clip}/{frame:05d}.jpg'), image)
-      cv2.imwrite(str(folder / f'Annotations/480p/{clip}/{frame:05d}.png'), mask)
-  return folder
-
-
-@pytest.fixture(autouse=True, scope='module')
-def compiled(tmp_path_factory):
-  """Most of these trainings are the same program: it is compiled once."""
-  settings = {
-    'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
-    'jax_persistent_cache_min_compile_time_secs': 0.5,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
+@pytest.fixture
+def root(training_root):
+  return training_root
 
 
 @pytest.fixture
-def config(root):
-  """ResNet-18 compiles in seconds; everything else is as small as it goes."""
-  overrides = {
-    'data.root': root,
-    'data.crop': 33,
-    'data.workers': 2,
-    'model.backbone': 'resnet18',
-    'model.stem': 'conv7x7',
-    'model.output_stride': 16,
-    'model.aspp_width': 8,
-    'model.embedding': 8,
-    'steps': 4,
-    'batch': 4,
-    'devices': 1,
-    'checkpoint.every': 2,
-    'optim.lr': 0.02,
-  }
-  return config_lib.load('configs/davis.py', [f'{key}={value}' for key, value in overrides.items()])
+def config(training_config):
+  return training_config
 
 
 def lines(workdir):
