@@ -6,14 +6,18 @@ python -m adnet_jax.main --config configs/davis.py --workdir DIR --mode train_an
 from __future__ import annotations
 
 import argparse
+import datetime
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from adnet_jax import exits
 from adnet_jax.errors import UsageError
 
 MODES = ('train', 'evaluate', 'train_and_evaluate')
+# Between two lines of a training whose progress bar has no terminal.
+LINE_SECONDS = 60
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -89,17 +93,23 @@ def _train(config, workdir: Path, device: str | None) -> None:
     predict.validation_clips(config)  # what is wrong with them is said now, not at the first validation
 
   columns = (*Progress.get_default_columns()[:-1], TextColumn('{task.fields[numbers]}'), TimeRemainingColumn())
-  with Progress(*columns, console=Console(stderr=True)) as bar:
+  console = Console(stderr=True)
+  with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
     task = bar.add_task('training', total=config.steps, numbers='compiling')
-    going = False
+    said = None
 
     def show(step: int, values: dict[str, float]) -> None:
-      nonlocal going
-      if not going:  # time left counts from here: neither compiling nor the steps of an earlier run tell of it
+      nonlocal said
+      now, done = time.monotonic(), step + 1
+      numbers = f'step {done} loss {values["loss"]:.4f} lr {values["lr"]:.2g} {values["seconds"]:.2f} s/step'
+      if said is None:  # time left counts from here: neither compiling nor the steps of an earlier run tell of it
         bar.reset(task, completed=step)
-        going = True
-      numbers = f'step {step + 1} loss {values["loss"]:.4f} lr {values["lr"]:.2g} {values["seconds"]:.2f} s/step'
-      bar.update(task, completed=step + 1, numbers=numbers)
+      bar.update(task, completed=done, numbers=numbers)
+      if said is None or now - said > LINE_SECONDS or done == config.steps:
+        said = now
+        if bar.disable:
+          left = datetime.timedelta(seconds=round(values['seconds'] * (config.steps - done)))
+          print(f'{numbers}, {done} of {config.steps}, {left} left', file=sys.stderr, flush=True)
 
     def validate(model: Path) -> dict[str, float | None]:
       bar.stop()  # it draws bars of its own
