@@ -21,6 +21,7 @@ from tools import ablation, paper_runs, reproduce_paper
 from tools import similarity as similarity_tool
 
 FRAMES = (96, 48)
+CONFIG = Path(__file__).parents[1] / 'configs' / 'compact.py'
 
 
 def write_clip(root: Path, name: str, count: int, seed: int = 0) -> None:
@@ -173,7 +174,7 @@ def test_ablation_trains_every_variant_alike(davis, tmp_path, monkeypatch, capsy
 
   monkeypatch.setattr(train, 'train', instead)
   keys = {'data.root': davis, 'data.stills_fraction': 0, 'steps': 7, 'evaluate.size': '129x65'}
-  command = ['--config', 'configs/compact.py', '--workdir', str(tmp_path), '--seeds', '0,5']
+  command = ['--config', str(CONFIG), '--workdir', str(tmp_path), '--seeds', '0,5']
   command += [f'--config.{key}={value}' for key, value in keys.items()]
   assert ablation.main(command) == 0
   assert [one[:2] for one in seen] == [(variant, f'seed-{seed}') for seed in (0, 5) for variant in VARIANTS]
@@ -196,7 +197,7 @@ def test_ablation_trains_every_variant_alike(davis, tmp_path, monkeypatch, capsy
     ([], 'give either model files or a configuration'),
     (['--models', 'tiny'], 'where is the data set'),
     (['--models', 'tiny', 'tiny', '--davis', '.', '-o', 'out'], 'two files of the variant full'),
-    (['--config', 'configs/compact.py'], 'no folder to train into'),
+    (['--config', str(CONFIG)], 'no folder to train into'),
   ],
 )
 def test_usage_errors_of_ablation(arguments, message, capsys):

@@ -64,8 +64,8 @@ def draw(work: Work, runs: Sequence[Run], best: Run) -> None:
   model, size = next(iter(models.values())), work.options.size
 
   def similarity_over_time() -> None:
-    path = out / 'fig3.png'
-    if not (work.options.resume and _has_clips(path.with_suffix('.json'), [clip.name for clip in clips])):
+    path, labels = out / 'fig3.png', [similarity_tool.label(one) for one in models.values()]
+    if not (work.options.resume and path.exists() and _is_of(path.with_suffix('.json'), labels, clips)):
       similarity_tool.write_figure_3(list(models.values()), clips, path, size)
 
   def overlays(which: str) -> Any:
@@ -118,10 +118,11 @@ def overlay_row(clip: datasets.Clip, folder: Path) -> list[tuple[str, np.ndarray
   return row
 
 
-def _has_clips(path: Path, names: Sequence[str]) -> bool:
-  if not path.exists():
-    return False
-  return all(set(drift['clips']) == set(names) for drift in json.loads(path.read_text()).values())
+def _is_of(path: Path, labels: Sequence[str], clips: Sequence[datasets.Clip]) -> bool:
+  """Whether what Fig. 3 was drawn from is of these models and clips."""
+  drifts = json.loads(path.read_text()) if path.exists() else {}
+  names = {clip.name for clip in clips}
+  return set(drifts) == set(labels) and all(set(drift['clips']) == names for drift in drifts.values())
 
 
 def spread(entry: entry_lib.Entry, clips: Sequence[datasets.Clip]) -> list[str]:
