@@ -205,7 +205,7 @@ def _add_score(parser: argparse.ArgumentParser) -> None:
     '--rule',
     default='davis2016',
     metavar='NAME',
-    help='davis2016 (the default), adnet-saliency, davsod, pysod, fbms-pooled, fbms-mean-pr, fbms-jaccard, fbms-official',
+    help='davis2016 (the default), adnet-saliency, davsod, pysod, fbms-pooled, -mean-pr, -jaccard or -official',
   )
   add('-o', '--output', type=Path, metavar='FILE.json')
   add('--metrics', metavar='J,F,T', help='of davis2016 (default: J,F)')

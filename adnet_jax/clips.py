@@ -156,8 +156,8 @@ def _plan_clip(name: str, truth: Mapping[str, Source], masks: dict[str, Path], e
   # Without its ends nothing is left of one annotation or two.
   counted = tuple(truth) if ends else tuple(truth)[1:-1]
   absent = tuple(frame for frame in counted if frame not in masks)
-  # A rule that counts every annotation was made for sparse ones.
-  subset = not ends and not _dense(truth)
+  # Some data sets annotate few frames, and a rule that counts every annotation was made for them.
+  subset = not ends and not _dense(truth) and not any(map(datasets.annotates_some, truth.values()))
   if frames == 'given':
     return ClipPlan(name, tuple(frame for frame in counted if frame in masks), truth, masks, (), subset or bool(absent))
   return ClipPlan(name, counted, truth, masks, absent, subset)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
 import multiprocessing
 import os
 import sys
@@ -282,7 +281,8 @@ def _score_clips(
   workers = min(jobs or _cores(), len(clips))
   outcomes = {}
   columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-  with Progress(*columns, console=Console(stderr=True), transient=True, disable=not progress) as bar:
+  console = Console(stderr=True)
+  with Progress(*columns, console=console, transient=True, disable=not (progress and console.is_terminal)) as bar:
     row = bar.add_task('scoring', total=total)
     if workers == 1 or (jobs is None and total < _WORTH_A_POOL) or not _can_spawn():
       for clip in clips:

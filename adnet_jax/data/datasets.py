@@ -22,8 +22,8 @@ from adnet_jax.data.davis import annotations_root, frames_root
 from adnet_jax.images import File
 
 __all__ = [
-  'KINDS', 'Annotation', 'Clip', 'Photograph', 'annotations_root', 'check_pairs', 'frames_root', 'kind_of',
-  'read_clips', 'read_pair', 'read_photographs', 'split', 'truth_of',
+  'KINDS', 'Annotation', 'Clip', 'Photograph', 'annotates_some', 'annotations_root', 'check_pairs', 'frames_root',
+  'kind_of', 'read_clips', 'read_pair', 'read_photographs', 'split', 'truth_of',
 ]  # fmt: skip
 
 
@@ -118,6 +118,11 @@ def truth_of(root: Path, name: str | None = None) -> dict[str, dict[str, File | 
   found: Mapping = prepared.truths(root) if kind == 'prepared' else KINDS[kind].truths(root)
   names = list(found) if name is None else split(root, name)
   return {clip: dict(found[clip]) for clip in names if clip in found}
+
+
+def annotates_some(source: File | Annotation) -> bool:
+  """Whether this is the truth of a data set that annotates only some frames by design, as FBMS-59 and ViSal do."""
+  return isinstance(source, fbms.Truth | visal.Truth)
 
 
 def read_photographs(root: Path) -> list[Photograph]:
