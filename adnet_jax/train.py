@@ -122,7 +122,11 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
         return None
 
       def save_and_stop(done: int, unscored: _Entry | None) -> None:
-        checkpoints.save(done, state, resume.at(record, done, unscored), best=trained.best(workdir).get('step'))
+        last = bool(done == config.steps or signals.received)
+        for _ in range(1 + last):  # the last one gets a second chance now, the others at the next save
+          checkpoints.save(done, state, resume.at(record, done, unscored), best=trained.best(workdir).get('step'))
+          if not last or checkpoints.wait():
+            break
         if signals.received and (done < config.steps or unscored):
           _stop(checkpoints, signals.received, done)
 
