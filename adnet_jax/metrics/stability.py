@@ -41,9 +41,9 @@ def as_published(count: int) -> Iterable[int]:
   """Order of junctions in the published binary, built with GCC 4.9.
 
   Its C++ library, too, lists the keys of a hash table from the last to the first, unless their number equals the
-  table's size: then the last one made the table grow, which turned the others round. With this order every stored
-  result of that program for the annotations of DAVIS-2016's validation clips is met to 0.002, with the other one they
-  differ by up to 0.13.
+  table's size: then the last one made the table grow, which turned the others round. With this order every value of T
+  that the program's authors stored for DAVIS-2016's annotations is met within 0.003; with the other one some differ by
+  more than 0.1.
   """
   return (count - 1, *range(count - 1)) if count in TABLE_SIZES else last_to_first(count)
 
