@@ -7,8 +7,6 @@ import dataclasses
 import json
 import os
 import shutil
-import sys
-import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +20,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
+from adnet_jax import orbax_noise
 from adnet_jax.errors import WeightsError
 
 # Key of the record that holds the arrays' checksums and, under '', its own. Orbax reads an array with a flipped bit
@@ -208,6 +207,7 @@ class _LastAndBest:
 
 
 def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
+  orbax_noise.silence()
   return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(enable_async_checkpointing=True, **options))
 
 
@@ -240,28 +240,10 @@ def _read_state(manager: ocp.CheckpointManager, step: int, how: Any, sums: dict[
 
 
 def _read(manager: ocp.CheckpointManager, step: int, item: str, how: Any) -> Any:
-  with _closed_loops_unsaid():
-    try:
-      return manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
-    except Exception as error:  # Orbax raises whatever it trips over in a damaged checkpoint
-      time.sleep(0.1)  # until its other reads have ended
-      raise _Damaged(_one_line(error)) from error
-
-
-@contextmanager
-def _closed_loops_unsaid() -> Iterator[None]:
-  """Keeps Python from printing a traceback for each read that ends after another one has failed."""
-  before = sys.unraisablehook
-
-  def hook(unraisable: Any) -> None:
-    if 'Event loop is closed' not in str(unraisable.exc_value):
-      before(unraisable)
-
-  sys.unraisablehook = hook
   try:
-    yield
-  finally:
-    sys.unraisablehook = before
+    return manager.restore(step, args=ocp.args.Composite(**{item: how}))[item]
+  except Exception as error:  # Orbax raises whatever it trips over in a damaged checkpoint
+    raise _Damaged(_one_line(error)) from error
 
 
 def _say_damaged(folder: Path, step: int, error: _Damaged) -> None:
