@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from adnet_jax.metrics import clip_statistics, contour_accuracy, fbms, jaccard, saliency
+from adnet_jax.metrics import clip_statistics, contour_accuracy, fbms, jaccard, saliency, stability
 
 STABILITY = 'davis-matlab-master'
-STABILITIES = ('davis-matlab-master', 'davis-matlab-2016', 'python')
+STABILITIES = stability.RULES
 # T of a data set is the mean over these ten clips of DAVIS-2016, whose objects keep their shape.
 STABLE_CLIPS = (
   'blackswan', 'camel', 'car-roundabout', 'car-shadow', 'cows', 'drift-straight', 'kite-surf', 'paragliding-launch',
@@ -92,13 +92,11 @@ def _measure_davis(frames: Iterator[Frame], settings: Settings) -> dict[str, lis
       if metric != 'T':
         values[metric].append(PER_FRAME[metric](frame.prediction, frame.truth))
     if 'T' in settings.metrics:
-      from adnet_jax.metrics import stability as stability_metrics
-
       if index == 0 and settings.stability == 'davis-matlab-master':
         annotation = settings.first_annotation()
-        before = None if annotation is None else stability_metrics.describe(annotation, settings.stability)
-      now = stability_metrics.describe(frame.prediction, settings.stability)
-      values['T'].append(stability_metrics.instability(before, now) if frame.follows else None)
+        before = None if annotation is None else stability.describe(annotation, settings.stability)
+      now = stability.describe(frame.prediction, settings.stability)
+      values['T'].append(stability.instability(before, now) if frame.follows else None)
       before = now
   return values
 
