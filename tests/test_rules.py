@@ -45,9 +45,7 @@ def frame_scores(clip: str, frames: range, rule: str) -> list[saliency.FrameSali
 
 def test_davsod_averages_frames_then_clips_without_the_ends(maps):
   scores = score_masks(*maps, rule='davsod')
-  clips = [
-    saliency.mean_saliency(frame_scores(clip, range(1, count - 1), 'davsod')) for clip, count in COUNTS.items()
-  ]
+  clips = [saliency.mean_saliency(frame_scores(clip, range(1, count - 1), 'davsod')) for clip, count in COUNTS.items()]
   assert scores['dataset'] == saliency.saliency_scores(saliency.mean_saliency(clips))
   assert scores['clips']['dog']['F_max'] == saliency.saliency_scores(clips[1])['F_max']
   assert scores['clips']['dog']['frames'] == [f'{frame:05}' for frame in range(1, 8)]
