@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import re
 import shutil
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -279,5 +280,9 @@ def _record_crc(record: dict[str, Any]) -> int:
 
 def _one_line(error: BaseException) -> str:
   """The reason in an error of Orbax, whose texts repeat themselves over many lines."""
+  if number := re.search(r"os_error_code='(\d+)'", str(error)):
+    return os.strerror(int(number[1]))
+  if isinstance(error, OSError) and error.strerror:
+    return error.strerror
   text = ' '.join(str(error).split()) or type(error).__name__
   return text if len(text) <= 300 else f'{text[:150]} ... {text[-150:]}'

@@ -76,5 +76,5 @@ def operations(lowered: Any, parts: int = 1) -> float | None:
   """
   try:
     return float(lowered.cost_analysis()['flops']) * parts
-  except (NotImplementedError, RuntimeError, KeyError, TypeError):
+  except (NotImplementedError, RuntimeError, AttributeError, KeyError, TypeError):
     return None
