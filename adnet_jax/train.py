@@ -73,12 +73,14 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
 
   def one_step(state, batch):
     state, metrics = train_step(trainer, state, batch)
-    return state, {**metrics, 'attempts': batch['attempts']}
+    # What each process alone knows comes back with the numbers, the same for all.
+    return state, {**metrics, 'attempts': batch['attempts'], 'signal': jnp.max(batch['signal'])}
 
   step_function = jax.jit(one_step, donate_argnums=0, out_shardings=(replicated, replicated))
   program, paint = None, _painter(trainer)
 
-  leader = jax.process_index() == 0  # alone writes files, save checkpoints, which all processes write together
+  alone = jax.process_count() == 1
+  leader = jax.process_index() == 0  # writes all files but checkpoints, which all processes write together
   record = resume.make_record(config, clips, photographs, trainer.metadata)
   with (
     checkpoint.open_checkpoints(workdir / 'checkpoints', config.checkpoint.keep) as checkpoints,
@@ -102,9 +104,13 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
     with observe.open_observer(workdir if leader else None, first) as observer:
       observer.parameters(overview, first)
       meter = observe.Meter(2 * config.batch)
+      stopping = 0  # the signal that ends the run: of any process, known to all at the same step
 
       def read(late: _Late) -> _Entry:
-        return _read(late, config, source, meter)
+        nonlocal stopping
+        entry = _read(late, config, source, meter)
+        stopping = stopping or int(entry.values.pop('signal'))
+        return entry
 
       def write(entry: _Entry) -> None:
         observer.step(entry.line, entry.measured)
@@ -118,17 +124,22 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
           with signals.breakable():
             entry.line['validation'] = _validate(trainer, state, workdir, done, validate)
         except resume.Interrupted:
-          return entry
+          if alone:
+            return entry
+          # The other processes, which know of no signal yet, are about to save: this step stays without scores.
         return None
 
       def save_and_stop(done: int, unscored: _Entry | None) -> None:
-        last = bool(done == config.steps or signals.received)
-        for _ in range(1 + last):  # the last one gets a second chance now, the others at the next save
+        nonlocal stopping
+        if alone:
+          stopping = signals.received
+        last = done == config.steps or stopping
+        for _ in range(2 if last and alone else 1):  # a last one gets its second chance now, others at the next save
           checkpoints.save(done, state, resume.at(record, done, unscored), best=trained.best(workdir).get('step'))
           if not last or checkpoints.wait():
             break
-        if signals.received and (done < config.steps or unscored):
-          _stop(checkpoints, signals.received, done)
+        if stopping and (done < config.steps or unscored):
+          _stop(checkpoints, stopping, done)
 
       if before.get('unvalidated'):
         # The last run was stopped before it knew the scores of its last step.
@@ -142,6 +153,7 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
         start = time.perf_counter()
         local = next(batches)
         waited = time.perf_counter() - start
+        local['signal'] = np.full(len(local['attempts']), signals.received, np.int32)
         batch = {name: jax.make_array_from_process_local_data(sharded, array) for name, array in local.items()}
         if program is None:
           lowered = step_function.lower(state, batch)
@@ -155,11 +167,13 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
           write(read(late))
         late = _Late(step, metrics, waited)
 
+        if alone:
+          stopping = signals.received
         done = step + 1
         scores_due = validate is not None and _is_due(done, config.evaluate.every)
         pictures_due = _is_due(done, config.observe.images_every)
         save_due = scores_due or _is_due(done, config.checkpoint.every) or done == config.steps
-        if not (save_due or pictures_due or signals.received or done in config.observe.profile_steps):
+        if not (save_due or pictures_due or stopping or done in config.observe.profile_steps):
           continue
         entry, late = read(late), None
         unscored = score(entry, done) if scores_due and leader else None
@@ -167,7 +181,7 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
           write(entry)
         if pictures_due and leader:
           observer.pictures(step, paint(state, local))
-        if save_due or signals.received:
+        if save_due or stopping:
           save_and_stop(done, unscored)
         observer.profile(_is_within(done, config.observe.profile_steps))
         meter.restart()

@@ -143,7 +143,7 @@ def test_more_devices_than_there_are_names_those_that_are(config):
 
 
 def test_the_model_with_the_highest_validation_score_is_kept(config, tmp_path):
-  config.evaluate.every, config.steps = 1, 3
+  config.evaluate.every, config.steps, config.checkpoint.keep = 1, 3, 1
   scores = iter([{'J': 0.3, 'F': 0.1}, {'J': 0.5, 'F': 0.2}, {'J': 0.4, 'F': 0.9}])
   seen = []
 
@@ -156,6 +156,7 @@ def test_the_model_with_the_highest_validation_score_is_kept(config, tmp_path):
   np.testing.assert_array_equal(safetensors.numpy.load_file(tmp_path / 'best.safetensors')['embedding/kernel'], seen[1])
   assert [line['validation']['J'] for line in lines(tmp_path)] == [0.3, 0.5, 0.4]
   assert not (tmp_path / 'candidate.safetensors').exists()
+  assert sorted(path.name for path in (tmp_path / 'checkpoints').iterdir()) == ['2', '3']  # the best, and the last
 
 
 def test_a_run_may_move_but_not_change_its_samples(config, root, tmp_path):
