@@ -182,7 +182,7 @@ def read_checkpoint(folder: Path, step: int | None = None) -> tuple[int, dict[st
       raise WeightsError('no checkpoints', folder, 'a work folder has them in checkpoints/')
     if step is not None and step not in steps:
       raise WeightsError(f'no checkpoint {step}', folder, f'those that exist: {", ".join(map(str, steps[::-1]))}')
-    one_device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
+    one_device = jax.sharding.SingleDeviceSharding(_host())
     for candidate in steps if step is None else [step]:
       try:
         record, sums = _read_record(manager, candidate)
@@ -210,6 +210,14 @@ class _LastAndBest:
 def _manager(folder: Path, **options: Any) -> ocp.CheckpointManager:
   orbax_noise.silence()
   return ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(enable_async_checkpointing=True, **options))
+
+
+def _host() -> jax.Device:
+  """The CPU, or where JAX was told to leave it out the first device."""
+  try:
+    return jax.local_devices(backend='cpu')[0]
+  except RuntimeError:
+    return jax.local_devices()[0]
 
 
 class _Damaged(Exception):
