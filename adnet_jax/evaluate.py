@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import multiprocessing
 import os
 import sys
@@ -16,8 +15,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from adnet_jax import __version__, rules
 from adnet_jax import clips as layout
-from adnet_jax import rules
 from adnet_jax.errors import DataError, DeviceError, UsageError
 from adnet_jax.masks import MaskImage, load_mask_image
 from adnet_jax.scores import FORMAT
@@ -91,7 +90,7 @@ def score_masks(
     'format': FORMAT,
     'rule': rule,
     'protocol': protocol,
-    'version': _version(),
+    'version': __version__,
     'dataset': task.rule.dataset(counted, task.metrics),
     'clips': {
       clip.name: {'frames': list(clip.frames), **task.rule.clip(counted.get(clip.name), task.metrics)}
@@ -339,10 +338,3 @@ def _resized(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 def _size(mask: np.ndarray) -> str:
   return f'{mask.shape[1]}x{mask.shape[0]}'
-
-
-def _version() -> str:
-  try:
-    return importlib.metadata.version('adnet-jax')
-  except importlib.metadata.PackageNotFoundError:
-    return 'not installed'
