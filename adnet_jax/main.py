@@ -89,8 +89,8 @@ def _train(config, workdir: Path, device: str | None) -> None:
 
   from adnet_jax import predict, train
 
-  if config.evaluate.every:
-    predict.validation_clips(config)  # what is wrong with them is said now, not at the first validation
+  # What is wrong with them is said now, not at the first validation.
+  clips = predict.validation_clips(config) if config.evaluate.every else None
 
   columns = (*Progress.get_default_columns()[:-1], TextColumn('{task.fields[numbers]}'), TimeRemainingColumn())
   console = Console(stderr=True)
@@ -101,20 +101,20 @@ def _train(config, workdir: Path, device: str | None) -> None:
     def show(step: int, values: dict[str, float]) -> None:
       nonlocal said
       now, done = time.monotonic(), step + 1
-      numbers = f'step {done} loss {values["loss"]:.4f} lr {values["lr"]:.2g} {values["seconds"]:.2f} s/step'
+      numbers = f'loss {values["loss"]:.4f} lr {values["lr"]:.2g} {values["seconds"]:.2f} s/step'
       if said is None:  # time left counts from here: neither compiling nor the steps of an earlier run tell of it
         bar.reset(task, completed=step)
-      bar.update(task, completed=done, numbers=numbers)
+      bar.update(task, completed=done, numbers=f'step {done} {numbers}')
       if said is None or now - said > LINE_SECONDS or done == config.steps:
         said = now
         if bar.disable:
           left = datetime.timedelta(seconds=round(values['seconds'] * (config.steps - done)))
-          print(f'{numbers}, {done} of {config.steps}, {left} left', file=sys.stderr, flush=True)
+          print(f'step {done} of {config.steps}, {numbers}, {left} left', file=sys.stderr, flush=True)
 
     def validate(model: Path) -> dict[str, float | None]:
       bar.stop()  # it draws bars of its own
       try:
-        return predict.validate(config, workdir, model, device)
+        return predict.validate(config, workdir, model, device, clips=clips)
       finally:
         bar.start()
 

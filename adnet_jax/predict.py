@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -62,11 +63,23 @@ def evaluate(
 
 
 def validate(
-  config: ml_collections.ConfigDict, workdir: Path, model: Path, device: str | None = None
+  config: ml_collections.ConfigDict,
+  workdir: Path,
+  model: Path,
+  device: str | None = None,
+  clips: Sequence[datasets.Clip] | None = None,
 ) -> dict[str, float | None]:
-  """Mean J and F of a model on the validation clips during training; its masks lie in WORKDIR/validation."""
+  """Mean J and F of a model on the validation clips during training; its masks lie in WORKDIR/validation.
+
+  Args:
+    config: validated configuration.
+    workdir: of the training.
+    model: its file.
+    device: 'cpu', 'gpu' or 'tpu'; None for what JAX prefers.
+    clips: `validation_clips(config)`, where they have been listed already.
+  """
   folder = workdir / 'validation'
-  scores = _masks_and_scores(config, model, folder, overwrite=True, resume=False, device=device)
+  scores = _masks_and_scores(config, model, folder, overwrite=True, resume=False, device=device, clips=clips)
   return {metric: scores['dataset'][metric]['mean'] for metric in ('J', 'F')}
 
 
@@ -77,10 +90,17 @@ def validation_clips(config: ml_collections.ConfigDict) -> list[datasets.Clip]:
 
 
 def _masks_and_scores(
-  config: ml_collections.ConfigDict, model: str | Path, into: Path, *, overwrite: bool, resume: bool, device: str | None
+  config: ml_collections.ConfigDict,
+  model: str | Path,
+  into: Path,
+  *,
+  overwrite: bool,
+  resume: bool,
+  device: str | None,
+  clips: Sequence[datasets.Clip] | None = None,
 ) -> dict[str, Any]:
-  root, clips = Path(config.data.root), validation_clips(config)
-  e = config.evaluate
+  root, e = Path(config.data.root), config.evaluate
+  clips = validation_clips(config) if clips is None else clips
   segmenter = segmenter_lib.Segmenter.from_pretrained(
     model, e.protocol, e.scales, e.mirror, tuple(e.size) or None, device=device
   )
