@@ -26,7 +26,8 @@ def config(training_config):
 
   A ResNet-18 with random weights that all learn under batch statistics multiplies any change by ten and more a step: a
   change of its parameters in the last bit moves the loss of the sixth step by 1e-2, on one device too. In float64,
-  1, 2 and 4 devices agree to 1e-15 in it. With the first three stages fixed and a tenth of the rate it does not grow beyond 1e-5.
+  1, 2 and 4 devices agree to 1e-15 in it. With the first three stages fixed and a tenth of the
+  rate it does not grow beyond 1e-5.
   """
   config = training_config
   config.data.crop, config.batch, config.steps = 65, 8, 5
