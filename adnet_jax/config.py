@@ -41,9 +41,14 @@ _ANY_TEXT = (lambda v: True), 'text'
 _INFINITY = float('inf')
 
 KEYS: dict[str, Key] = {
-  'data.root': Key('', *_ANY_TEXT, 'folder with JPEGImages/480p and Annotations/480p'),
+  'data.root': Key('', *_ANY_TEXT, 'a data set, raw or prepared: docs/data.md'),
   'data.stills': Key('', *_ANY_TEXT, 'folder with images/ and masks/; empty for none (the paper uses none)'),
   'data.stills_fraction': Key(0.0, _number(0, 1), '0 to 1', 'share of pairs made of one photograph; paper: 0'),
+  'data.anchor': Key(
+    'first',
+    *_one_of('first', 'random'),
+    'anchor of a training pair: the first frame as in the paper, or any; paper Sec. 4.1',
+  ),
   'data.crop': Key(481, _number(17, 4097), '17 to 4097 pixels', 'not in the paper; ours'),
   'data.rotation': Key(0.51, _number(0, 1), '0 to 1', 'probability of no rotation; paper Sec. 4'),
   'data.flip': Key(0.0, _number(0, 1), '0 to 1', 'probability of mirroring; the paper mentions none'),

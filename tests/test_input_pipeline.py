@@ -147,6 +147,23 @@ def test_the_anchor_is_the_first_frame_and_the_other_frame_any_later_one(root):
   assert pairs == {'one': {0}, 'three': {1, 2}, 'seven': set(range(1, 7))}
 
 
+def test_with_a_random_anchor_both_frames_are_any_two_annotated_ones(root):
+  clips = datasets.read_clips(root, datasets.split(root, 'train'), need_masks=True)
+  sparse = [dataclasses.replace(clip, masks=(None, *clip.masks[1:])) for clip in clips if clip.name == 'seven']
+  config = config_lib.default()
+  config.data.anchor = 'random'
+  source = input_pipeline.pair_source(config, [clip for clip in clips if clip.name != 'seven'] + sparse, [])
+  pairs = {clip: set() for clip in CLIPS}
+  for index in range(1000):
+    clip, frames = source.sample_id(index).split('/')
+    pairs[clip].add(tuple(map(int, frames.split('+'))))
+  assert pairs == {
+    'one': {(0, 0)},
+    'three': set(itertools.permutations(range(3), 2)),
+    'seven': set(itertools.permutations(range(1, 7), 2)),
+  }
+
+
 def test_share_of_photographs(root):
   source = make_source(root, stills_fraction=0.5)
   share = np.mean([source.sample_id(index).startswith('still/') for index in range(2000)])

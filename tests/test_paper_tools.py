@@ -177,16 +177,20 @@ def test_ablation_trains_every_variant_alike(davis, tmp_path, monkeypatch, capsy
   command = ['--config', str(CONFIG), '--workdir', str(tmp_path), '--seeds', '0,5']
   command += [f'--config.{key}={value}' for key, value in keys.items()]
   assert ablation.main(command) == 0
-  assert [one[:2] for one in seen] == [(variant, f'seed-{seed}') for seed in (0, 5) for variant in VARIANTS]
-  for variant, folder, config in seen:
-    assert (config['model.variant'], f'seed-{config["seed"]}', config['steps']) == (variant, folder, 7)
-    apart = {'model.variant', 'seed'}
+  names = [*VARIANTS, 'both_frames_random']
+  assert [one[:2] for one in seen] == [(name, f'seed-{seed}') for seed in (0, 5) for name in names]
+  for name, folder, config in seen:
+    expected = (name, 'first') if name in VARIANTS else ('full', 'random')
+    assert (config['model.variant'], config['data.anchor']) == expected
+    assert (f'seed-{config["seed"]}', config['steps']) == (folder, 7)
+    apart = {'model.variant', 'data.anchor', 'seed'}
     assert {k: v for k, v in config.items() if k not in apart} == {
       k: v for k, v in seen[0][2].items() if k not in apart
     }
   text = (tmp_path / 'table1.md').read_text()
   assert 'seed 0' in text and 'seed 5' in text and 'Over the seeds 0, 5' in text
-  assert all((tmp_path / 'seed-5' / f'{variant}.json').exists() for variant in VARIANTS)
+  assert '| Both frames random | \N{EN DASH} |' in text and '| both\\_frames\\_random |' in text
+  assert all((tmp_path / 'seed-5' / f'{name}.json').exists() for name in names)
   assert ablation.main(command) == 2
   assert '--overwrite or --resume' in capsys.readouterr().err
 

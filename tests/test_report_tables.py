@@ -65,6 +65,19 @@ def test_table_1_has_no_gain_without_a_baseline(tmp_path):
   assert (full['J measured'], full['J over baseline measured']) == ('80.00', grid.MISSING)
 
 
+def test_table_1_has_a_row_for_both_frames_random_only_where_it_was_measured(tmp_path):
+  without = entries(tmp_path, baseline=report_files.flat(0.75), full=report_files.flat(0.8))
+  assert len(tables.table1(without).rows) == 5
+  both = [*without, *entries(tmp_path, both_frames_random=report_files.flat(0.78))]
+  found = row(tables.table1(both), 'Both frames random')
+  assert (found['J printed'], found['J measured'], found['J over baseline measured']) == (
+    '\N{EN DASH}',
+    '78.00',
+    '+3.00',
+  )
+  assert 'both_frames_random' not in [cells[0].text for cells in tables.table2(both).rows]
+
+
 def test_table_2_fills_rows_by_name_and_columns_by_rule(tmp_path):
   found = entries(
     tmp_path,

@@ -28,7 +28,7 @@ class PairSource:
   """Random-access source of training pairs for Grain.
 
   Attributes:
-    clips: training clips, each with a mask of its first frame.
+    clips: training clips, each with a mask of the frames that `anchor` takes.
     photographs: still images; may be empty.
     stills_fraction: probability that a pair is two augmentations of one photograph.
     augmentation: what each frame of a pair goes through by itself.
@@ -36,6 +36,7 @@ class PairSource:
     length: number of samples.
     max_unreadable: files that may be unreadable before that is an error.
     unreadable: those met so far, and why.
+    anchor: 'first': the anchor is the clip's first frame. 'random': any annotated frame, other than the pair's second.
   """
 
   clips: Sequence[datasets.Clip]
@@ -46,6 +47,7 @@ class PairSource:
   length: int
   max_unreadable: int = 10
   unreadable: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
+  anchor: str = 'first'
 
   def __len__(self) -> int:
     return self.length
@@ -59,6 +61,9 @@ class PairSource:
     clip = self.clips[int(rng.integers(len(self.clips)))]
     # The first frame is the anchor, and any other annotated frame the current one (paper Sec. 4, "Training").
     annotated = clip.annotated
+    if self.anchor == 'random':
+      anchor, frame = rng.permutation(annotated)[:2] if len(annotated) > 1 else annotated * 2
+      return rng, (clip, int(anchor), int(frame))
     frame = annotated[rng.integers(1, len(annotated))] if len(annotated) > 1 else annotated[0]
     return rng, (clip, annotated[0], frame)
 
@@ -121,10 +126,10 @@ class PairSource:
 
 def pair_source(config: Any, clips: Sequence[datasets.Clip], photographs: Sequence[datasets.Photograph]) -> PairSource:
   """The source that a validated configuration describes."""
-  usable = [clip for clip in clips if clip.masks[0] is not None]
+  usable = [clip for clip in clips if clip.masks[0] is not None or config.data.anchor == 'random']
   if not usable:
     raise errors.DataError('no training clip has a mask of its first frame', config.data.root, 'the anchor needs one')
-  left_out = [clip.name for clip in clips if clip.masks[0] is None]
+  left_out = [clip.name for clip in clips if clip not in usable]
   if left_out:
     logging.warning('clips whose first frame has no mask, left out: %s', ', '.join(left_out))
   augmentation = transforms.Augmentation(config.data.crop, config.data.rotation, config.data.flip, config.data.colour)
@@ -136,6 +141,7 @@ def pair_source(config: Any, clips: Sequence[datasets.Clip], photographs: Sequen
     config.seed,
     config.steps * config.batch,
     config.data.max_unreadable,
+    anchor=config.data.anchor,
   )
 
 

@@ -26,6 +26,8 @@ VARIANTS = {
   'anchor_diffusion': ('anchor_diffusion', 'inter'),
   'full': ('full', 'ad'),
 }
+# The variant that the paper speaks of without a number: a row of Table 1 only where there is a file of this name.
+BOTH_RANDOM = 'both_frames_random'
 MULTI_SCALE = ('adnet-multiscale', 'full-multiscale', 'ad-multiscale')
 PRUNED = ('adnet-pruned', 'full-pruned', 'ad-pruned')
 # Printed names -> further names, the best fit first. Table 4's AD-Net is the one with instance pruning.
@@ -50,10 +52,15 @@ def paper_tables(entries: Sequence[Entry]) -> tuple[Table, Table, Table, Table]:
 
 
 def table1(entries: Sequence[Entry]) -> Table:
-  """Ablation on DAVIS-2016: J and F of the five variants and their gain over the baseline, in percent."""
+  """Ablation on DAVIS-2016: J and F of the five variants and their gain over the baseline, in percent.
+
+  A file named BOTH_RANDOM makes a sixth row, for which the paper prints no number.
+  """
   measured = {entry.name: entry for entry in entries if _slot(entry) == 'davis'}
-  rows_printed = printed()['table1_davis_ablation']
+  rows_printed = list(printed()['table1_davis_ablation'])
   names = {row['label']: VARIANTS[row['variant']] for row in rows_printed}
+  if BOTH_RANDOM in measured:
+    rows_printed.append({'label': 'Both frames random', 'J': None, 'F': None, 'J_gain': None, 'F_gain': None})
   found, _ = _match([row['label'] for row in rows_printed], names, list(measured))
   baseline = measured.get(found.get(rows_printed[0]['label'], ''))
   columns = [Column('variant', text=True)]
@@ -67,8 +74,8 @@ def table1(entries: Sequence[Entry]) -> Table:
     for metric in 'JF':
       value, start = (one.number(f'{metric} mean') if one else None for one in (entry, baseline))
       gain = None if value is None or start is None else value - start
-      cells += [number(row[metric], 2, 'printed'), _marked(number(value, 2, 'measured', scale=100), entry)]
-      cells += [number(row[f'{metric}_gain'], 2, 'printed', sign=True)]
+      cells += [_printed(row, metric, 2), _marked(number(value, 2, 'measured', scale=100), entry)]
+      cells += [_printed(row, f'{metric}_gain', 2, sign=True)]
       cells += [number(gain, 2, 'measured', scale=100, sign=True)]
     rows.append(tuple(cells))
   title = 'Table 1. Ablation study on DAVIS-2016, percent'
@@ -186,7 +193,7 @@ def _slot(entry: Entry) -> str | None:
 def _by_slot(entries: Sequence[Entry], slots: Sequence[str]) -> dict[str, dict[str, Entry]]:
   """{name: {slot: entry}} of the files that fill these cells; ablations stay in Table 1."""
   ablations = {_letters(name) for variant, names in VARIANTS.items() if variant != 'full' for name in names}
-  ablations |= {_letters(row['label']) for row in printed()['table1_davis_ablation'][:-1]}
+  ablations |= {_letters(BOTH_RANDOM)} | {_letters(row['label']) for row in printed()['table1_davis_ablation'][:-1]}
   found: dict[str, dict[str, Entry]] = {}
   for entry in entries:
     slot = _slot(entry)
@@ -228,8 +235,8 @@ def _pair(group: str, lower_is_better: bool) -> tuple[Column, Column]:
   return Column('printed', group, lower_is_better), Column('measured', group, lower_is_better)
 
 
-def _printed(row: Mapping[str, Any] | None, key: str, digits: int) -> Cell:
-  return _ABSENT if row is None or row[key] is None else number(row[key], digits, 'printed')
+def _printed(row: Mapping[str, Any] | None, key: str, digits: int, *, sign: bool = False) -> Cell:
+  return _ABSENT if row is None or row[key] is None else number(row[key], digits, 'printed', sign=sign)
 
 
 def _measured(entry: Entry | None, key: str, digits: int = 1, scale: float = 100) -> Cell:
