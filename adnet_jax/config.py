@@ -72,6 +72,7 @@ KEYS: dict[str, Key] = {
   'model.embedding': Key(128, _number(1, 4096), '1 to 4096', 'paper Sec. 4'),
   'model.auxiliary': Key(False, lambda v: True, 'True or False', 'auxiliary head and its loss; ours: off'),
   'model.dtype': Key('float32', *_one_of('float32', 'bfloat16'), 'compute dtype; ours'),
+  'model.remat': Key(False, lambda v: True, 'True or False', 'blocks are computed again for their gradient; ours: off'),
   'model.normalization': Key(
     '',
     *_one_of('', 'released', 'torchvision', 'efficientnet'),

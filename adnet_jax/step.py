@@ -56,15 +56,17 @@ def pair_loss(
     () float32: BCE of the current frame, or the mean of both directions; plus AUXILIARY_WEIGHT times the auxiliary
     head's BCE on both frames.
   """
-  pairs = images.shape[0]
-  stacked = jnp.concatenate([images[:, 0], images[:, 1]])  # (2b, H, W, 3): all anchors, then all frames
-  stacked_masks = jnp.concatenate([masks[:, 0], masks[:, 1]])
+  # Pair by pair, so that where pairs are shared among devices no frame leaves its own.
+  stacked, stacked_masks = (
+    x.reshape(-1, *x.shape[2:]) for x in (images, masks)
+  )  # (2b, ...): anchor, frame, anchor, ...
   embeddings, auxiliary = model.encode_with_auxiliary(stacked, training)
+  by_pair = embeddings.reshape(-1, 2, *embeddings.shape[1:])
   if both_directions:
-    swapped = jnp.concatenate([embeddings[pairs:], embeddings[:pairs]])
+    swapped = by_pair[:, ::-1].reshape(embeddings.shape)
     loss = binary_cross_entropy(model.classify(swapped, embeddings, training), stacked_masks)
   else:
-    logits = model.classify(embeddings[:pairs], embeddings[pairs:], training)
+    logits = model.classify(by_pair[:, 0], by_pair[:, 1], training)
     loss = binary_cross_entropy(logits, masks[:, 1])
   if auxiliary is not None:
     loss += AUXILIARY_WEIGHT * binary_cross_entropy(auxiliary, stacked_masks)
@@ -191,7 +193,7 @@ def loss_and_gradients(
   """
   c = trainer.config
   normalized = normalize(images, trainer.metadata.normalization)
-  training = adnet.Training(key, c.optim.batch_norm == 'train', c.optim.frozen_stages)
+  training = adnet.Training(key, c.optim.batch_norm == 'train', c.optim.frozen_stages, c.model.remat)
 
   def loss_of(learnt):
     model = trainer.merge({**state, 'learnt': learnt})
@@ -228,9 +230,15 @@ def train_step(trainer: Trainer, state: Tree, batch: dict[str, jax.Array]) -> tu
 
 
 def _accumulated(trainer, state, batch, key):
-  """Mean loss and gradients over `accumulate` parts of the batch, one after the other; each moves the statistics."""
+  """Mean loss and gradients over `accumulate` parts of the batch, one after the other; each moves the statistics.
+
+  Part i is every `accumulate`th row from i: so each part has rows of every device, and no image changes its device.
+  """
   parts = trainer.config.accumulate
-  split = jax.tree.map(lambda x: x.reshape(parts, x.shape[0] // parts, *x.shape[1:]), batch)
+  split = jax.tree.map(
+    lambda x: x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1),
+    {name: batch[name] for name in ('images', 'masks')},
+  )
 
   def part(carry, item):
     total, gradients, statistics = carry

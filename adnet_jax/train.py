@@ -15,12 +15,14 @@ import ml_collections
 import numpy as np
 from absl import logging
 from clu import parameter_overview
+from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
 from adnet_jax import appending, checkpoint, lock, observe, resume, trained, utilization, weights
 from adnet_jax import config as config_lib
+from adnet_jax import mesh as mesh_lib
 from adnet_jax.data import datasets, input_pipeline
-from adnet_jax.errors import AdnetError, DeviceError, DivergedError, UsageError, WeightsError
+from adnet_jax.errors import AdnetError, DivergedError, WeightsError
 from adnet_jax.models import layers
 from adnet_jax.normalization import normalize
 from adnet_jax.step import Trainer, Tree, initialize, train_step
@@ -65,7 +67,7 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
   datasets.check_pairs(clips, photographs)
   source = input_pipeline.pair_source(config, clips, photographs)
 
-  mesh = make_mesh(config.devices, config.batch)
+  mesh = mesh_lib.make_mesh(config.devices, config.batch, config.accumulate)
   replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))
   trainer, state = initialize(config)
   overview = parameter_overview.get_parameter_overview(weights.flatten(trainer.merge(state)), include_stats=False)
@@ -177,6 +179,9 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
           continue
         entry, late = read(late), None
         unscored = score(entry, done) if scores_due and leader else None
+        if scores_due and not alone:
+          # In a collective the others wait as long as it takes; in Orbax's barriers they would give up.
+          multihost_utils.sync_global_devices('scored')
         if unscored is None:
           write(entry)
         if pictures_due and leader:
@@ -310,19 +315,6 @@ def _is_due(done: int, every: int) -> bool:
 
 def _is_within(step: int, interval: tuple[int, ...]) -> bool:
   return len(interval) == 2 and interval[0] <= step < interval[1]
-
-
-def make_mesh(devices: int, batch: int) -> jax.sharding.Mesh:
-  """A mesh of one axis, 'data', over the first `devices` devices (0: all that divide the batch)."""
-  present = jax.devices()
-  if devices > len(present):
-    raise DeviceError(
-      f'{devices} devices asked for, {len(present)} present: {", ".join(map(str, present))}', 'devices', 'lower devices'
-    )
-  count = devices or math.gcd(batch, len(present))
-  if batch % count:
-    raise UsageError(f'batch={batch} is not divisible by devices={count}', 'batch, devices', 'choose a multiple')
-  return jax.make_mesh((count,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=present[:count])
 
 
 def _finite(value: float) -> float | None:

@@ -7,14 +7,12 @@ import os
 import shutil
 import signal
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
 
 from adnet_jax import errors, resume, train, weights
-from adnet_jax import step as step_lib
 from adnet_jax.models import adnet
 
 
@@ -78,68 +76,10 @@ def test_another_architecture_is_refused_and_another_rate_is_not(config, tmp_pat
     train.train(config, tmp_path)
 
 
-def test_accumulated_parts_give_the_mean_loss_of_their_parts(config):
-  """Each part draws its own dropout; with the trunk's statistics frozen nothing else ties the parts together."""
-  config.optim.batch_norm, config.accumulate = 'frozen', 2
-  trainer, state = step_lib.initialize(config)
-  rng = np.random.default_rng(1)
-  batch = {
-    'images': jnp.asarray(rng.integers(0, 255, (4, 2, 33, 33, 3), np.uint8)),
-    'masks': jnp.asarray(rng.integers(0, 2, (4, 2, 33, 33), np.uint8)),
-  }
-  _, metrics = jax.jit(lambda state, batch: step_lib.train_step(trainer, state, batch))(state, batch)
-  key = jax.random.fold_in(jax.random.key(config.seed), 0)
-  part = jax.jit(lambda images, masks, key: step_lib.loss_and_gradients(trainer, state, images, masks, key)[0])
-  parts = [
-    part(batch['images'][2 * i : 2 * i + 2], batch['masks'][2 * i : 2 * i + 2], jax.random.fold_in(key, i))
-    for i in range(2)
-  ]
-  # The heads normalise by each part's own statistics, so the second part's loss does not depend on the first's.
-  np.testing.assert_allclose(metrics['loss'], np.mean(parts), rtol=1e-5)
-
-
-def test_a_step_that_is_not_finite_changes_nothing_but_the_counter(config):
-  trainer, state = step_lib.initialize(config)
-  poisoned = {**state, 'learnt': jax.tree.map(lambda x: x, state['learnt'])}
-  poisoned['learnt']['embedding']['bias'][...] = jnp.full_like(poisoned['learnt']['embedding']['bias'][...], np.nan)
-  batch = {'images': jnp.zeros((2, 2, 33, 33, 3), jnp.uint8), 'masks': jnp.zeros((2, 2, 33, 33), jnp.uint8)}
-  new, metrics = jax.jit(lambda state, batch: step_lib.train_step(trainer, state, batch))(poisoned, batch)
-  assert int(new['skipped']) == 1 and int(new['step']) == 1
-  assert not np.isfinite(metrics['loss'])
-  for one, other in zip(jax.tree.leaves(new['statistics']), jax.tree.leaves(poisoned['statistics']), strict=True):
-    np.testing.assert_array_equal(one, other)
-
-
-def test_frozen_stages_stay_and_the_rest_learns(config):
-  config.optim.frozen_stages, config.optim.batch_norm = 2, 'frozen'
-  trainer, state = step_lib.initialize(config)
-  before = weights.flatten(trainer.merge(state))
-  batch = {
-    'images': jax.random.randint(jax.random.key(0), (2, 2, 33, 33, 3), 0, 255).astype(jnp.uint8),
-    'masks': jnp.ones((2, 2, 33, 33), jnp.uint8),
-  }
-  new, _ = jax.jit(lambda state, batch: step_lib.train_step(trainer, state, batch))(state, batch)
-  after = weights.flatten(trainer.merge(new))
-  changed = {name for name in before if not np.array_equal(before[name], after[name])}
-  frozen = ('backbone/conv1', 'backbone/layer1', 'backbone/layer2')
-  assert not [name for name in changed if name.startswith(frozen)]
-  assert not [name for name in changed if name.startswith('backbone') and name.endswith(('/mean', '/var'))]
-  assert {
-    name
-    for name in before
-    if name.startswith(('backbone/layer3', 'backbone/layer4', 'aspp')) and name.endswith('kernel')
-  } <= changed
-
-
 def test_a_missing_data_set_is_said_before_anything_is_built(config, tmp_path):
   config.data.root = str(tmp_path / 'nowhere')
   with pytest.raises(errors.DataError, match='not found'):
     train.train(config, tmp_path / 'work')
-
-
-def test_more_devices_than_there_are_names_those_that_are(config):
-  with pytest.raises(errors.DeviceError, match='9 devices asked for, 8 present'):
-    train.make_mesh(9, 9)
 
 
 def test_the_model_with_the_highest_validation_score_is_kept(config, tmp_path):

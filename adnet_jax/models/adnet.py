@@ -85,11 +85,13 @@ class Training:
     backbone_statistics: whether the trunk's BatchNorm normalises by the batch (and moves its running statistics);
       ASPP, auxiliary head and classifier always do.
     frozen_stages: leading trunk stages without gradient (and with frozen statistics).
+    remat: whether the gradient of a trunk block computes the block again instead of keeping what is in it.
   """
 
   dropout_key: jax.Array | None
   backbone_statistics: bool = True
   frozen_stages: int = 0
+  remat: bool = False
 
   def key(self, site: int) -> jax.Array | None:
     return None if self.dropout_key is None else jax.random.fold_in(self.dropout_key, site)
@@ -149,7 +151,10 @@ class ADNet(nnx.Module):
       features, previous = self.backbone(images)
     else:
       features, previous = self.backbone(
-        images, batch_statistics=training.backbone_statistics, frozen_stages=training.frozen_stages
+        images,
+        batch_statistics=training.backbone_statistics,
+        frozen_stages=training.frozen_stages,
+        remat=training.remat,
       )
     x = self.aspp(features, batch_statistics=statistics, dropout_key=training.key(0) if training else None)
     if self.classifier is not None:

@@ -73,15 +73,18 @@ class EfficientNetLite(nnx.Module):
     self.channels = (widths[-1], widths[-2])
 
   def __call__(
-    self, x: jax.Array, *, batch_statistics: bool = False, frozen_stages: int = 0
+    self, x: jax.Array, *, batch_statistics: bool = False, frozen_stages: int = 0, remat: bool = False
   ) -> tuple[jax.Array, jax.Array]:
-    """Features of the last stage and the one before; no gradient flows into the first `frozen_stages` (stem with 1)."""
+    """Features of the last stage and the one before; no gradient flows into the first `frozen_stages` (stem with 1).
+
+    `remat`: of each block its input alone is kept for the gradient, which computes the rest again.
+    """
     x = layers.relu6(self.stem(x, batch_statistics and frozen_stages < 1))
     previous = x
     for index, stage in enumerate(self.stages, 1):
       previous = x
       for block in stage:
-        x = block(x, batch_statistics and index > frozen_stages)
+        x = layers.run_block(block, x, batch_statistics and index > frozen_stages, remat and index > frozen_stages)
       if index == frozen_stages:
         x = jax.lax.stop_gradient(x)
     return x, previous

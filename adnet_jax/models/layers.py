@@ -18,12 +18,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
+from adnet_jax.models import convolutions
+from adnet_jax.models.convolutions import Padding
 
 # Dilation from which a convolution on a CPU is done as matrix products over each tap's valid region: XLA's own
 # multiplies the padding too. CPU milliseconds of plain and taps, one core, 61 x 108 x 512 -> 512: dilation 4 253 and
 # 299, 8 272 and 277, 16 311 and 242 (docs/performance.md, "CPU convolutions", has the machine and the other forms).
 TAPS_FROM_DILATION = 8
+# From how many channels in, and up to which share of the other forms' products, Winograd's form is used in inference on
+# a CPU: with fewer channels its transforms cost what it saves.
+WINOGRAD_CHANNELS = 128
+WINOGRAD_SHARE = 0.6
 
 _platform: contextvars.ContextVar[str | None] = contextvars.ContextVar('platform', default=None)
 
@@ -58,17 +63,37 @@ def tensorflow_same_padding(shape: Sequence[int], size: Sequence[int], stride: i
   return pads[0], pads[1]
 
 
-def conv(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, padding: Padding) -> jax.Array:
-  """Dense convolution (b, h, w, i) * (kh, kw, i, o) -> (b, h', w', o) in the fastest exact form for the platform."""
+def conv(
+  x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, padding: Padding, inference: bool = False
+) -> jax.Array:
+  """Dense convolution (b, h, w, i) * (kh, kw, i, o) -> (b, h', w', o) in the fastest exact form for the platform.
+
+  `inference`: forms whose gradients are slow may be chosen.
+  """
   if kernel.shape[:2] == (1, 1) and not any(map(any, padding)):
     if stride > 1:
       x = x[:, ::stride, ::stride]
     return jax.lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
-  if target_platform() == 'cpu' and stride == 1 and dilation >= TAPS_FROM_DILATION:
-    return _conv_by_taps(x, kernel, dilation, padding)
-  return jax.lax.conv_general_dilated(
-    x, kernel, (stride, stride), padding, rhs_dilation=(dilation, dilation), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  if target_platform() == 'cpu' and stride == 1:
+    tile = _winograd_tile(x, kernel, dilation, padding) if inference else None
+    if tile is not None:
+      return convolutions.winograd(x, kernel, dilation=dilation, padding=padding, tile=tile)
+    if dilation >= TAPS_FROM_DILATION:
+      return convolutions.taps(x, kernel, dilation=dilation, padding=padding)
+  return convolutions.plain(x, kernel, stride=stride, dilation=dilation, padding=padding)
+
+
+def _winograd_tile(x: jax.Array, kernel: jax.Array, dilation: int, padding: Padding) -> tuple[int, int] | None:
+  """The cheapest tile of `convolutions.winograd` where it is to be used, else None."""
+  wide = kernel.shape[:2] == (3, 3) and kernel.shape[2] >= WINOGRAD_CHANNELS
+  if not wide or x.dtype != jnp.float32 or padding != symmetric_padding((3, 3), dilation):
+    return None
+  size = x.shape[1], x.shape[2]
+  tile = tuple(
+    min(convolutions.POINTS, key=lambda m, n=n: convolutions.winograd_products((n, 1), dilation, (m, 1))) for n in size
   )
+  usual = convolutions.taps_products(size, dilation) if dilation >= TAPS_FROM_DILATION else 9
+  return tile if convolutions.winograd_products(size, dilation, tile) <= WINOGRAD_SHARE * usual else None
 
 
 def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: int, padding: Padding) -> jax.Array:
@@ -84,26 +109,6 @@ def depthwise_conv(x: jax.Array, kernel: jax.Array, *, stride: int, dilation: in
     dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
     feature_group_count=x.shape[-1],
   )
-
-
-def _conv_by_taps(x: jax.Array, kernel: jax.Array, dilation: int, padding: Padding) -> jax.Array:
-  """Stride 1: one matrix product a tap over the region where the tap meets the image, summed in place."""
-  b, h, w, _ = x.shape
-  kh, kw, _, out = kernel.shape
-  (top, bottom), (left, right) = padding
-  rows, columns = h + top + bottom - dilation * (kh - 1), w + left + right - dilation * (kw - 1)
-  y = jnp.zeros((b, rows, columns, out), x.dtype)
-  for i in range(kh):
-    for j in range(kw):
-      # Output row r reads input row r + dy.
-      dy, dx = i * dilation - top, j * dilation - left
-      r0, r1 = max(0, -dy), min(rows, h - dy)
-      c0, c1 = max(0, -dx), min(columns, w - dx)
-      if r0 >= r1 or c0 >= c1:
-        continue
-      part = jax.lax.dot_general(x[:, r0 + dy : r1 + dy, c0 + dx : c1 + dx], kernel[i, j], (((3,), (0,)), ((), ())))
-      y = y + jnp.pad(part, ((0, 0), (r0, rows - r1), (c0, columns - c1), (0, 0)))
-  return y
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
@@ -301,7 +306,8 @@ class Conv(nnx.Module):
       if self.tensorflow_padding
       else symmetric_padding(size, self.dilation)
     )
-    function = depthwise_conv if self.depthwise else conv
+    # Only inference folds BatchNorm.
+    function = depthwise_conv if self.depthwise else functools.partial(conv, inference=self.scale is None)
     y = function(
       x.astype(self.dtype),
       self.kernel[...].astype(self.dtype),
@@ -342,3 +348,10 @@ class Conv(nnx.Module):
     self.bias[...] = jnp.asarray(bias - mean * gain)
     self.kernel[...] = jnp.asarray(kernel * gain)
     self.scale = self.mean = self.var = None
+
+
+def run_block(block: Any, x: jax.Array, batch_statistics: bool, remat: bool) -> jax.Array:
+  """`block(x, batch_statistics)`; with `remat` its gradient keeps x alone and computes the block again."""
+  if not remat:
+    return block(x, batch_statistics)
+  return nnx.remat(lambda block, x: block(x, batch_statistics))(block, x)

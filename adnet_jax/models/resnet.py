@@ -65,9 +65,12 @@ class ResNet(nnx.Module):
     self.channels = (WIDTHS[3] * expansion, WIDTHS[2] * expansion)
 
   def __call__(
-    self, x: jax.Array, *, batch_statistics: bool = False, frozen_stages: int = 0
+    self, x: jax.Array, *, batch_statistics: bool = False, frozen_stages: int = 0, remat: bool = False
   ) -> tuple[jax.Array, jax.Array]:
-    """Features of layer4 and layer3; no gradient flows into the first `frozen_stages` stages (stem and layer1: 1)."""
+    """Features of layer4 and layer3; no gradient flows into the first `frozen_stages` stages (stem and layer1: 1).
+
+    `remat`: of each block its input alone is kept for the gradient, which computes the rest again.
+    """
     x = layers.relu(self.conv1(x, batch_statistics and frozen_stages < 1))
     if self.deep_stem:
       x = layers.relu(self.conv2(x, batch_statistics and frozen_stages < 1))
@@ -77,7 +80,7 @@ class ResNet(nnx.Module):
     for index in range(1, 5):
       previous = x
       for block in getattr(self, f'layer{index}'):
-        x = block(x, batch_statistics and index > frozen_stages)
+        x = layers.run_block(block, x, batch_statistics and index > frozen_stages, remat and index > frozen_stages)
       if index == frozen_stages:
         x = jax.lax.stop_gradient(x)
     return x, previous
