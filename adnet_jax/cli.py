@@ -114,7 +114,8 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     'inputs',
     nargs='*',
     metavar='INPUT',
-    help='video, folder of frames, pattern such as "clip/*.jpg", or - (a pipe); nothing: the bundled clip',
+    help='video, folder of frames, pattern such as "clip/*.jpg", or - (a pipe); nothing: the bundled clip; '
+    'MANIFEST.jsonl: many clips, {"input", "name"} a line',
   )
   add('-o', '--output', type=Path, default=Path('adnet-output'), metavar='OUT', help='folder (default: adnet-output)')
   add('--model', default=DEFAULT_MODEL, metavar='NAME|FILE', help=f'see adnet info (default: {DEFAULT_MODEL})')
@@ -137,6 +138,9 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     '--anchor', type=_anchor, metavar='first|N', help='anchor frame of the clip, from 0 (default: the first one read)'
   )
   add('--no-cache', action='store_true', help='do not keep compiled programs')
+  add('--engine', choices=('plain', 'ray'), help='who does a manifest: this process (the default), or Ray actors')
+  add('--workers', type=_natural, metavar='N', help='Ray actors (default: one a device, on CPUs one a machine)')
+  add('--address', metavar='HOST:PORT', help='of a Ray cluster, or auto (default: one is started on this machine)')
 
 
 def _anchor(text: str) -> int | None:
@@ -144,13 +148,18 @@ def _anchor(text: str) -> int | None:
 
 
 def _segment(a: argparse.Namespace) -> None:
-  from adnet_jax import pipeline, postprocess, video, weights
+  from adnet_jax import manifest, pipeline, postprocess, video, weights
 
   if a.overwrite and a.resume:
     raise UsageError('--overwrite and --resume exclude each other', '--overwrite, --resume', 'give one')
   if a.protocol == 'released' and a.threshold is not None:
     raise UsageError('the protocol released has a threshold of its own', '--protocol, --threshold', 'leave out one')
   threshold = postprocess.PAPER_THRESHOLD if a.threshold is None else a.threshold
+  if manifest.is_manifest(a.inputs) or a.engine or a.workers or a.address:
+    from adnet_jax.fleet import command
+
+    command.segment(a, threshold)
+    return
   inputs = a.inputs or [SAMPLE / 'JPEGImages' / '480p' / SAMPLE_CLIP]
   weights.check_is_file(weights.find_model(a.model))
   sources = video.resolve_inputs(inputs, start=a.start, end=a.end, every=a.every, skip_bad=a.skip_bad)

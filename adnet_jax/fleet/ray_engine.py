@@ -1,0 +1,239 @@
+"""Many clips by Ray actors, one a device: who does which, what happens when one is lost; knows no clip's content."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from adnet_jax import environment
+from adnet_jax.errors import AdnetError, DataError, DeviceError, UsageError, WeightsError
+from adnet_jax.fleet.job import Fault, Job, Outcome
+from adnet_jax.fleet.report import Report
+from adnet_jax.fleet.worker import PARTS, Worker
+from adnet_jax.manifest import Clip
+
+# Workers that a clip may take with it before it is given up: others are preempted, this one may be what kills them.
+MAX_LOSSES = 5
+# Workers that may be lost in a row, beyond one for each device, before the first one has started.
+MAX_FALSE_STARTS = 3
+# Seconds after which it is said that no worker can be placed.
+PATIENCE = 60.0
+RESOURCES = {'gpu': 'GPU', 'tpu': 'TPU', 'cpu': 'CPU'}
+# Nothing large passes through Ray: results are files.
+OBJECT_STORE_BYTES = 80 * 2**20
+
+
+def run(job: Job, clips: Sequence[Clip], report: Report, *, workers: int | None, address: str | None) -> None:
+  """Segments clips with Ray actors and reports each.
+
+  Args:
+    job: the run; its folder is locked.
+    clips: to do.
+    report: is told every outcome.
+    workers: number of actors; None for one a device, on CPUs one a machine.
+    address: of a cluster; None to start one on this machine and end it.
+
+  Raises:
+    UsageError: Ray is not installed; more workers than this machine has devices.
+    DeviceError: no cluster there, no such device in it, or workers that die before they have done anything.
+    AdnetError: what every worker would meet: the model cannot be loaded, the disk is full.
+  """
+  ray = _import_ray()
+  if not clips:
+    return
+  with _marked(job) as name, _cluster(ray, address, workers):
+    kind, count = _devices(ray, job.device, workers, address is None)
+    fleet = _Fleet(ray, dataclasses.replace(job, device=kind), name, report, count)
+    try:
+      fleet.segment(clips)
+    finally:
+      fleet.end()
+
+
+@contextlib.contextmanager
+def _marked(job: Job) -> Iterator[str]:
+  """A file by which workers see that they write where we read; clears away what a run that was killed left."""
+  parts = job.hidden / PARTS
+  name = f'run-{uuid.uuid4().hex[:12]}'
+  try:
+    for left in job.hidden.glob('run-*'):
+      left.unlink()
+    (job.hidden / name).touch()
+  except OSError as error:
+    raise DataError(f'cannot be written: {error.strerror}', job.hidden, 'choose another folder') from error
+  shutil.rmtree(parts, ignore_errors=True)
+  try:
+    yield name
+  finally:
+    shutil.rmtree(parts, ignore_errors=True)
+    with contextlib.suppress(OSError):
+      (job.hidden / name).unlink()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Call:
+  """What an actor is at: a clip, or None while it starts."""
+
+  actor: Any
+  clip: Clip | None
+
+
+class _Fleet:
+  """The actors and their calls. Each has one call at a time, so a lost actor costs one clip's beginning."""
+
+  def __init__(self, ray: Any, job: Job, name: str, report: Report, size: int):
+    self._ray, self._job, self._name, self._report, self._size = ray, job, name, report, size
+    kind = RESOURCES[job.device or 'cpu']
+    devices: dict[str, dict[str, Any]] = {'GPU': {'num_gpus': 1}, 'TPU': {'resources': {'TPU': 1}}}
+    # Whoever takes a lost actor's place and clip is decided here: Ray would bind a clip to an actor that cannot return.
+    options = {
+      'num_cpus': 1,
+      'max_restarts': 0,
+      'max_task_retries': 0,
+      'scheduling_strategy': 'SPREAD',
+      **devices.get(kind, {}),
+    }
+    self._remote = ray.remote(**options)(Worker)
+    self._calls: dict[Any, _Call] = {}
+    self._queue: collections.deque[Clip] = collections.deque()
+    self._lost: collections.Counter[str] = collections.Counter()
+    self._started = self._false_starts = 0
+
+  def segment(self, clips: Sequence[Clip]) -> None:
+    """Does all clips."""
+    self._queue.extend(clips)
+    while self._queue or any(call.clip for call in self._calls.values()):
+      busy = sum(call.clip is not None for call in self._calls.values())
+      for _ in range(min(self._size, len(self._queue) + busy) - len(self._calls)):
+        actor = self._remote.remote(self._job, self._name)
+        self._calls[actor.start.remote()] = _Call(actor, None)
+      done, _ = self._ray.wait(list(self._calls), timeout=PATIENCE)
+      if done:
+        self._take(done[0])
+      elif not busy:
+        there = _resources(self._ray)
+        self._report.say((f'note: no worker could be started yet: {self._size} asked for, the cluster has {there}',))
+
+  def end(self) -> None:
+    """Ends the actors that are left."""
+    for call in self._calls.values():
+      self._dismiss(call.actor)
+
+  def _take(self, reference: Any) -> None:
+    """Takes a call's answer, and gives its actor the next clip."""
+    call = self._calls.pop(reference)
+    try:
+      answer = self._ray.get(reference)
+    except self._ray.exceptions.RayActorError as error:
+      self._replace(call, ' '.join(str(error).split()))
+      return
+    if call.clip is None:
+      fault, notes = answer
+      self._report.say(notes)
+      if fault is not None:
+        raise _error(fault)
+      self._started += 1
+    elif answer.fault is not None and answer.fault.scope == 'run':
+      raise self._report.stopped(answer)
+    elif answer.fault is not None and answer.fault.scope == 'worker':
+      self._report.say(answer.notes)
+      self._replace(call, answer.fault.text)
+      return
+    else:
+      self._report.add(answer, 1 + self._lost[call.clip.name])
+    if self._queue:
+      clip = self._queue.popleft()
+      self._calls[call.actor.segment.remote(clip, self._lost[clip.name])] = _Call(call.actor, clip)
+    else:
+      self._dismiss(call.actor)  # its device is free for others
+
+  def _replace(self, call: _Call, reason: str) -> None:
+    """Puts a lost actor's clip back into the queue, as the last one: should it be to blame, the others come first."""
+    self._dismiss(call.actor)
+    if call.clip is None:
+      self._false_starts += 1
+      if not self._started and self._false_starts >= self._size + MAX_FALSE_STARTS:
+        raise DeviceError(f'no worker survives its start: {reason[:300]}', None, "Ray's log files say more")
+      return
+    name = call.clip.name
+    self._lost[name] += 1
+    if self._lost[name] < MAX_LOSSES:
+      self._report.say((f'note: {name}: its worker was lost, another one begins it again ({self._lost[name]})',))
+      self._queue.append(call.clip)
+    else:
+      text = f'{self._lost[name]} workers were lost over it, the last one so: {reason[:300]}'
+      self._report.add(Outcome(call.clip, fault=Fault('worker', 6, text)), self._lost[name])
+
+  def _dismiss(self, actor: Any) -> None:
+    with contextlib.suppress(self._ray.exceptions.RayError):
+      self._ray.kill(actor)
+
+
+@contextlib.contextmanager
+def _cluster(ray: Any, address: str | None, workers: int | None) -> Iterator[None]:
+  """Connects to a cluster, or starts one on this machine, which ends here too."""
+  options: dict[str, Any] = {'include_dashboard': False, 'object_store_memory': OBJECT_STORE_BYTES}
+  # Ray takes processors for slots: two workers on one share it.
+  options['num_cpus'] = max(workers or 1, os.cpu_count() or 1)
+  main_thread = threading.current_thread() is threading.main_thread()
+  handler = signal.getsignal(signal.SIGTERM)
+  try:
+    ray.init(address=address or 'local', logging_level='ERROR', log_to_driver=False, **({} if address else options))
+  except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+    where = 'Ray could not be started' if address is None else f'no Ray cluster can be reached at {address}'
+    raise DeviceError(f'{where}: {" ".join(str(error).split())[:300]}', '--address', 'ray status says more') from error
+  try:
+    if main_thread:
+      signal.signal(signal.SIGTERM, handler)  # Ray's own would end the program with another exit code
+    yield
+  finally:
+    ray.shutdown()
+
+
+def _devices(ray: Any, device: str | None, workers: int | None, local: bool) -> tuple[str, int]:
+  """Kind of device and number of workers."""
+  there = ray.cluster_resources()
+  accelerators = [kind for kind in ('gpu', 'tpu') if there.get(RESOURCES[kind])]
+  if device is None and accelerators == ['gpu'] and environment.gpu_without_jax():
+    accelerators = []  # the workers say so
+  kind = device or (accelerators or ['cpu'])[0]
+  nodes = sum(node['Alive'] for node in ray.nodes())
+  count = nodes if kind == 'cpu' else int(there.get(RESOURCES[kind], 0))
+  if not count and (local or workers is None):
+    advice = 'start its nodes with --num-gpus, or name --workers if they come later'
+    raise DeviceError(f'no {kind} in the Ray cluster: it has {_resources(ray)}', '--device', advice)
+  if local and kind != 'cpu' and (workers or 0) > count:
+    raise UsageError(f'{workers} workers, but {count} devices', '--workers', 'leave it out for one a device')
+  return kind, workers or count
+
+
+def _resources(ray: Any) -> str:
+  """What a cluster has, for messages."""
+  there = ray.cluster_resources()
+  return ', '.join(f'{there.get(name, 0):g} {name}' for name in RESOURCES.values())
+
+
+def _error(fault: Fault) -> AdnetError:
+  """The typed error of a fault that came from another process as text."""
+  kinds = {kind.exit_code: kind for kind in (UsageError, DataError, WeightsError, DeviceError)}
+  return kinds.get(fault.code, AdnetError)(fault.text)
+
+
+def _import_ray() -> Any:
+  """Ray, without its reports of usage; UsageError where it is not installed."""
+  os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
+  try:
+    import ray
+    import ray.exceptions
+  except ImportError as error:
+    what = 'the engine ray needs Ray, which is not installed'
+    raise UsageError(what, '--engine', "pip install 'adnet-jax[ray]'") from error
+  return ray
