@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import jax
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adnet_jax.models import attention
+from adnet_jax.models import attention, layers
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -188,3 +189,44 @@ def test_bfloat16_gradients():
   for one, other in zip(found, expected, strict=True):
     assert one.dtype == jnp.bfloat16
     assert difference(one.astype(jnp.float32), other) < 0.05
+
+
+# The platforms' own kernels -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('n', 'm', 'c'), [(300, 150, 16), (130, 257, 128)])
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_the_tpu_kernel_agrees_with_the_exact_form(n, m, c, dtype):
+  """Interpreted on the CPU; lengths and channels that its blocks do not divide."""
+  from jax.experimental.pallas import tpu
+
+  queries, context = 2 * normal(0, 2, n, c, dtype=dtype), 2 * normal(1, 2, m, c, dtype=dtype)
+  with tpu.force_tpu_interpret_mode():
+    found = jax.jit(attention.attend_tpu)(queries, context)
+  assert found.dtype == queries.dtype
+  expected = by_hand(queries.astype(jnp.float32), context.astype(jnp.float32))
+  assert difference(found.astype(jnp.float32), expected) < (1e-5 if dtype == 'float32' else 0.01)
+
+
+@pytest.mark.parametrize(
+  ('platform', 'dtype', 'allowed', 'expected'),
+  [
+    ('gpu', 'bfloat16', True, 'cudnn'),
+    ('gpu', 'float32', True, 'exact'),
+    ('gpu', 'bfloat16', False, 'exact'),
+    ('tpu', 'bfloat16', True, 'tpu'),
+    ('cpu', 'bfloat16', True, 'exact'),
+  ],
+)
+def test_kernels_are_for_inference_in_16_bits_on_accelerators(monkeypatch, platform, dtype, allowed, expected):
+  taken = []
+  for form in ('exact', 'blockwise', 'cudnn', 'tpu'):
+    monkeypatch.setattr(attention, f'attend_{form}', lambda q, k, form=form: taken.append(form) or q)
+  monkeypatch.setattr(attention, '_has_cudnn_attention', lambda: True)
+  x = jnp.zeros((1, 40, 16), dtype)
+  mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ('data',))
+  with layers.lowering_for(platform), attention.kernels(mesh) if allowed else contextlib.nullcontext():
+    attention.attend(x, x)
+    with attention.blockwise_only():
+      attention.attend(x, x)
+  assert taken == [expected, 'blockwise']

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adnet_jax.models import layers
+from adnet_jax.models import convolutions, layers
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -67,6 +67,40 @@ def test_conv_is_the_same_on_every_platform(platform, size, kernel, stride, dila
   assert_close(found, reference_conv(x, k, stride, dilation, padding))
 
 
+@pytest.mark.parametrize(
+  ('size', 'dilation', 'padding'),
+  [
+    ((17, 23), 1, ((1, 1), (1, 1))),
+    ((17, 23), 3, ((3, 3), (3, 3))),
+    ((9, 30), 5, ((2, 7), (4, 3))),
+    ((5, 5), 8, ((8, 8), (8, 8))),
+    ((7, 7), 2, ((0, 0), (0, 0))),
+  ],
+)
+def test_forms_of_a_convolution_have_the_same_values(size, dilation, padding):
+  x, k = normal(0, 2, *size, 16), normal(1, 3, 3, 16, 5)
+  expected = reference_conv(x, k, 1, dilation, padding)
+  for form in (convolutions.taps, convolutions.space_to_batch, convolutions.winograd):
+    assert_close(form(x, k, dilation=dilation, padding=padding), expected, 5e-6)
+  for tile in ((3, 3), (3, 4)):
+    assert_close(convolutions.winograd(x, k, dilation=dilation, padding=padding, tile=tile), expected, 5e-6)
+
+
+def test_winograd_is_for_wide_convolutions_of_float32_in_inference_on_a_cpu():
+  def multiplies(platform='cpu', channels=128, dtype=jnp.float32, inference=True, dilation=2):
+    x, k = jnp.zeros((1, 33, 65, channels), dtype), jnp.zeros((3, 3, channels, 8), dtype)
+    padding = layers.symmetric_padding((3, 3), dilation)
+    options = dict(stride=1, dilation=dilation, padding=padding, inference=inference)
+    with layers.lowering_for(platform):
+      jaxpr = jax.make_jaxpr(lambda x, k: layers.conv(x, k, **options))(x, k)
+    return {(len(e.invars[0].aval.shape), e.primitive.name) for e in jaxpr.jaxpr.eqns} >= {(3, 'dot_general')}
+
+  assert multiplies() and multiplies(dilation=12)
+  assert not multiplies(dilation=60)  # next to nothing is left but the centre
+  assert not multiplies('gpu') and not multiplies(channels=64)
+  assert not multiplies(dtype=jnp.bfloat16) and not multiplies(inference=False)
+
+
 def test_gradients_of_the_tap_form():
   x, k = normal(0, 2, 20, 11, 3), normal(1, 3, 3, 3, 4)
   padding = layers.symmetric_padding((3, 3), 9)
@@ -75,7 +109,7 @@ def test_gradients_of_the_tap_form():
   def gradients(function):
     return jax.grad(lambda x, k: (function(x, k) * weight).sum(), (0, 1))(x, k)
 
-  found = gradients(lambda x, k: layers._conv_by_taps(x, k, 9, padding))
+  found = gradients(lambda x, k: convolutions.taps(x, k, dilation=9, padding=padding))
   expected = gradients(lambda x, k: reference_conv(x, k, 1, 9, padding))
   for one, other in zip(found, expected, strict=True):
     assert_close(one, other)

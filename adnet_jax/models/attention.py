@@ -14,12 +14,19 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, PartitionSpec
+
+from adnet_jax.models import layers
 
 # Above this many bytes of float32 scores a frame, `attend` works blockwise: the full model at 857 x 481 needs 350 MB.
 EXACT_BYTES = 64 * 2**20
 BLOCK = 512
+# The TPU kernel's tiles: lengths are padded to them (1 % at 857 x 481), channels to the 128 lanes of a register.
+TPU_BLOCK = 512
+TPU_LANES = 128
 
 _blockwise_only: contextvars.ContextVar[bool] = contextvars.ContextVar('blockwise_only', default=False)
+_mesh: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar('mesh', default=None)
 
 
 @contextlib.contextmanager
@@ -30,6 +37,19 @@ def blockwise_only() -> Iterator[None]:
     yield
   finally:
     _blockwise_only.reset(token)
+
+
+@contextlib.contextmanager
+def kernels(mesh: Mesh) -> Iterator[None]:
+  """Lets programs traced inside use the platform's own attention, batches split over the axis `data` of `mesh`.
+
+  For inference: training keeps the forms of this module, whose gradients are known to hold on every platform.
+  """
+  token = _mesh.set(mesh)
+  try:
+    yield
+  finally:
+    _mesh.reset(token)
 
 
 def attend_exact(queries: jax.Array, context: jax.Array) -> jax.Array:
@@ -61,9 +81,50 @@ def attend_blockwise(queries: jax.Array, context: jax.Array, block: int = BLOCK)
   return _blockwise(queries, context, min(block, context.shape[1]))
 
 
+def attend_cudnn(queries: jax.Array, context: jax.Array) -> jax.Array:
+  """`attend_exact` by cuDNN's flash attention, for 16-bit types on a GPU: (b, n, c), (b, m, c) -> (b, n, c)."""
+  q, k = queries[:, :, None], context[:, :, None]  # one head
+  scale = 1 / math.sqrt(context.shape[-1])
+  return jax.nn.dot_product_attention(q, k, k, scale=scale, implementation='cudnn')[:, :, 0]
+
+
+def attend_tpu(queries: jax.Array, context: jax.Array) -> jax.Array:
+  """`attend_exact` by the Pallas flash attention that JAX ships for TPUs: (b, n, c), (b, m, c) -> (b, n, c)."""
+  from jax.experimental.pallas.ops.tpu import flash_attention as flash  # imports what only a TPU needs
+
+  (_, n, c), m = queries.shape, context.shape[1]
+  # Short sequences in one block of whole tiles.
+  block_q, block_k = (min(TPU_BLOCK, _up(length, TPU_LANES)) for length in (n, m))
+  q = _padded(queries.astype(context.dtype), block_q)
+  k = _padded(context, block_k)
+  segments = flash.SegmentIds(
+    jnp.zeros(q.shape[:2], jnp.int32), jnp.broadcast_to((jnp.arange(k.shape[1]) >= m).astype(jnp.int32), k.shape[:2])
+  )
+  sizes = flash.BlockSizes(block_q=block_q, block_k_major=block_k, block_k=block_k, block_b=1)
+  q, k = q[:, None], k[:, None]
+  scale = 1 / math.sqrt(c)
+  return flash.flash_attention(q, k, k, segment_ids=segments, sm_scale=scale, block_sizes=sizes)[:, 0, :n, :c]
+
+
 def attend(queries: jax.Array, context: jax.Array) -> jax.Array:
-  """`attend_exact` where its matrix is small, `attend_blockwise` otherwise: the one place of that choice."""
-  if 4 * queries.shape[1] * context.shape[1] <= EXACT_BYTES and not _blockwise_only.get():
+  """The fastest form: the one place of that choice.
+
+  Where `kernels` allows it, cuDNN's on a GPU that has it and the Pallas kernel on a TPU, both for 16-bit types;
+  otherwise `attend_exact` where its matrix is small and `attend_blockwise` where it is not.
+  """
+  if _blockwise_only.get():
+    return attend_blockwise(queries, context)
+  mesh, platform = _mesh.get(), layers.target_platform()
+  if mesh is not None and context.dtype.itemsize == 2:
+    if platform == 'gpu' and context.shape[-1] % 8 == 0 and context.shape[-1] <= 128 and _has_cudnn_attention():
+      return attend_cudnn(queries, context)
+    if platform == 'tpu':
+      if mesh.size == 1:
+        return attend_tpu(queries, context)
+      # XLA cannot split a kernel over devices by itself.
+      rows = PartitionSpec('data')
+      return jax.shard_map(attend_tpu, mesh=mesh, in_specs=rows, out_specs=rows, check_vma=False)(queries, context)
+  if 4 * queries.shape[1] * context.shape[1] <= EXACT_BYTES:
     return attend_exact(queries, context)
   return attend_blockwise(queries, context)
 
@@ -82,6 +143,25 @@ def anchor_diffusion_and_intra_frame(anchor: jax.Array, current: jax.Array) -> t
   """Both branches in one pass over the current frame's pixels: (b, n, c), (b, m, c) -> (b, n, c), (b, m, c)."""
   both = attend(jnp.concatenate([anchor, current], axis=1), current)
   return both[:, : anchor.shape[1]], both[:, anchor.shape[1] :]
+
+
+@functools.cache
+def _has_cudnn_attention() -> bool:
+  """Whether the GPU of this machine is an NVIDIA one from Ampere on; a program exported elsewhere does without."""
+  try:
+    capability = getattr(jax.local_devices(backend='gpu')[0], 'compute_capability', '0')
+    return float(capability) >= 8
+  except (RuntimeError, ValueError):  # no GPU; 'gfx90a'
+    return False
+
+
+def _up(length: int, multiple: int) -> int:
+  return -(-length // multiple) * multiple
+
+
+def _padded(x: jax.Array, block: int) -> jax.Array:
+  """(b, n, c) with zeros up to whole blocks of pixels and whole registers of channels."""
+  return jnp.pad(x, ((0, 0), (0, -x.shape[1] % block), (0, -x.shape[2] % TPU_LANES)))
 
 
 def _blocks(context: jax.Array, block: int) -> tuple[jax.Array, jax.Array]:
