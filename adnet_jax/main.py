@@ -6,13 +6,14 @@ python -m adnet_jax.main --config configs/davis.py --workdir DIR --mode train_an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from adnet_jax import exits
+from adnet_jax import distributed, exits
 from adnet_jax.errors import UsageError
 
 MODES = ('train', 'evaluate', 'train_and_evaluate')
@@ -23,7 +24,9 @@ LINE_SECONDS = 60
 def main(argv: list[str] | None = None) -> int:
   """Runs the program and returns its exit code."""
   argv = sys.argv[1:] if argv is None else argv
-  return exits.guarded(lambda: _main(argv), debug='--debug' in argv)
+  status = exits.guarded(lambda: _main(argv), debug='--debug' in argv)
+  distributed.leave(status)
+  return status
 
 
 def _main(argv: list[str]) -> None:
@@ -40,6 +43,14 @@ def _main(argv: list[str]) -> None:
   parser.add_argument('--resume', action='store_true', help='go on with an earlier evaluation (training always does)')
   parser.add_argument('--device', choices=('cpu', 'gpu', 'tpu'), help='default: what JAX prefers')
   parser.add_argument('--debug', action='store_true', help='print the traceback of an error')
+  several = parser.add_argument_group('training with several processes, each started with its own place')
+  several.add_argument('--distributed', action='store_true', help='the place is what the TPU pod, Slurm, ... says')
+  several.add_argument('--coordinator', metavar='HOST:PORT', help='where process 0 runs, and a free port there')
+  several.add_argument('--processes', type=int, metavar='N', help='how many there are')
+  several.add_argument('--process', type=int, metavar='K', help='which one this is, from 0')
+  several.add_argument(
+    '--timeout', type=int, default=distributed.TIMEOUT, metavar='S', help='seconds without a sign of life (%(default)s)'
+  )
   own, overrides = split_overrides(argv)
   _run(parser.parse_args(own), overrides)
 
@@ -61,18 +72,26 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> None:
   from adnet_jax import config as config_lib
 
   config = config_lib.load(flags.config, overrides)
+  place = distributed.place(flags.coordinator, flags.processes, flags.process)
+  several = flags.distributed or place is not None
+  if several and flags.mode == 'evaluate':
+    raise UsageError('evaluation runs in one process', '--mode, --distributed, --coordinator', 'leave the latter out')
   _check_workdir(flags.workdir)
   # Heavy imports only after everything cheap has been checked.
+  import jax
+
   from adnet_jax import environment, predict
 
   if flags.overwrite and flags.resume:
     raise UsageError('--overwrite and --resume exclude each other', '--overwrite, --resume', 'give one')
   if flags.mode != 'train':
     predict.check_free(flags.workdir, overwrite=flags.overwrite, resume=flags.resume)
-  environment.set_up(flags.device)
-  if flags.mode != 'evaluate':
-    _train(config, flags.workdir, flags.device)
-  if flags.mode != 'train':
+  with distributed.joined(place, flags.timeout) if several else contextlib.nullcontext():
+    environment.set_up(flags.device)
+    if flags.mode != 'evaluate':
+      _train(config, flags.workdir, flags.device)
+    leader = jax.process_index() == 0
+  if flags.mode != 'train' and leader:
     from adnet_jax import scores as scores_lib
 
     scores = predict.evaluate(
@@ -84,6 +103,7 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> None:
 
 
 def _train(config, workdir: Path, device: str | None) -> None:
+  import jax
   from rich.console import Console
   from rich.progress import Progress, TextColumn, TimeRemainingColumn
 
@@ -93,8 +113,8 @@ def _train(config, workdir: Path, device: str | None) -> None:
   clips = predict.validation_clips(config) if config.evaluate.every else None
 
   columns = (*Progress.get_default_columns()[:-1], TextColumn('{task.fields[numbers]}'), TimeRemainingColumn())
-  console = Console(stderr=True)
-  with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+  console, leader = Console(stderr=True), jax.process_index() == 0
+  with Progress(*columns, console=console, disable=not (console.is_terminal and leader)) as bar:
     task = bar.add_task('training', total=config.steps, numbers='compiling')
     said = None
 
@@ -107,7 +127,7 @@ def _train(config, workdir: Path, device: str | None) -> None:
       bar.update(task, completed=done, numbers=f'step {done} {numbers}')
       if said is None or now - said > LINE_SECONDS or done == config.steps:
         said = now
-        if bar.disable:
+        if bar.disable and leader:
           left = datetime.timedelta(seconds=round(values['seconds'] * (config.steps - done)))
           print(f'step {done} of {config.steps}, {numbers}, {left} left', file=sys.stderr, flush=True)
 
@@ -119,7 +139,8 @@ def _train(config, workdir: Path, device: str | None) -> None:
         bar.start()
 
     final = train.train(config, workdir, show, validate)
-  print(f'model: {final}')
+  if leader:
+    print(f'model: {final}')
 
 
 def _check_workdir(workdir: Path) -> None:
