@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import flax.nnx as nnx
 import jax
@@ -27,6 +28,69 @@ _terms_said: set[Path] = set()
 _terms_lock = threading.Lock()
 
 
+class Programs:
+  """A network's functions for inference, to be compiled for devices here (`Model`) or exported (exported.py).
+
+  Attributes:
+    params: name to array: kernels in the compute dtype with BatchNorm folded in, biases float32.
+    dtype: compute dtype.
+  """
+
+  def __init__(self, module: adnet.ADNet, normalization: str, platform: str, mesh: Mesh):
+    """Args:
+    module: the network, which stays as it is.
+    normalization: what its input looks like.
+    platform: what it is compiled for.
+    mesh: over whose axis `data` batches are split.
+    """
+    self.dtype = module.dtype
+    self._normalization, self._platform, self._mesh = normalization, platform, mesh
+    module = nnx.clone(module)
+    module.auxiliary = None  # only training looks at it
+    for _, part in nnx.iter_modules(module):
+      if isinstance(part, layers.Conv):
+        part.fold()
+    self._graph, state = nnx.split(module)
+    self.params: dict[str, jax.Array] = {}
+    self._variables: list[tuple[str, tuple, Any]] = []
+    for path, variable in nnx.to_flat_state(state):
+      name, array = '/'.join(map(str, path)), variable[...]
+      # Cast once, not at every call.
+      self.params[name] = array.astype(self.dtype) if name.endswith('kernel') else array
+      self._variables.append((name, path, variable.replace(jax.ShapeDtypeStruct(array.shape, array.dtype))))
+
+  @contextlib.contextmanager
+  def _network(self, params: Mapping[str, jax.Array]) -> Iterator[adnet.ADNet]:
+    state = nnx.from_flat_state([(path, variable.replace(params[name])) for name, path, variable in self._variables])
+    with layers.lowering_for(self._platform), attention.kernels(self._mesh):
+      yield nnx.merge(self._graph, state)
+
+  def embed(self, params: Mapping[str, jax.Array], images: jax.Array, *, mirror: bool = False) -> jax.Array:
+    """(b, h, w, 3) uint8 RGB -> embeddings (b, h', w', c)."""
+    with self._network(params) as network:
+      x = normalize(images, self._normalization)
+      return network.encode(x[:, :, ::-1] if mirror else x)
+
+  def predict(
+    self,
+    params: Mapping[str, jax.Array],
+    anchor: jax.Array | None,
+    images: jax.Array,
+    *,
+    mirror: bool = False,
+    blockwise: bool = False,
+  ) -> jax.Array:
+    """The anchor's embedding and (b, h, w, 3) uint8 RGB -> (b, h', w', 1) float32 logits."""
+    current = self.embed(params, images, mirror=mirror)
+    with self._network(params) as network, attention.blockwise_only() if blockwise else contextlib.nullcontext():
+      return network.classify(anchor, current)
+
+  def logits(self, params: Mapping[str, jax.Array], anchor: jax.Array | None, frame: jax.Array) -> jax.Array:
+    """Normalised float32 (b, h, w, 3), twice -> (b, h', w', 1) float32 logits."""
+    with self._network(params) as network:
+      return network(anchor, frame)
+
+
 class Model:
   """A network ready for inference; immutable, so threads may share it.
 
@@ -43,18 +107,14 @@ class Model:
     devices: all of one platform.
     """
     self.metadata, self.devices, self.dtype = metadata, tuple(devices), module.dtype
-    module = nnx.clone(module)
-    module.auxiliary = None  # only training looks at it
-    for _, part in nnx.iter_modules(module):
-      if isinstance(part, layers.Conv):
-        part.fold()
-    self._graph, state = nnx.split(module)
     mesh = Mesh(np.asarray(self.devices), ('data',))
+    programs = Programs(module, metadata.normalization, self.devices[0].platform, mesh)
     self._rows, self._everywhere = NamedSharding(mesh, PartitionSpec('data')), NamedSharding(mesh, PartitionSpec())
-    self._state = jax.device_put(state, self._everywhere)
-    self._embed = jax.jit(self._embed_program, static_argnames='mirror')
-    self._predict = jax.jit(self._predict_program, static_argnames=('mirror', 'blockwise'))
-    self._logits = jax.jit(self._logits_program)
+    self._params = jax.device_put(programs.params, self._everywhere)
+    programs.params = {}
+    self._embed = jax.jit(programs.embed, static_argnames='mirror')
+    self._predict = jax.jit(programs.predict, static_argnames=('mirror', 'blockwise'))
+    self._logits = jax.jit(programs.logits)
 
   @property
   def uses_anchor(self) -> bool:
@@ -85,11 +145,11 @@ class Model:
       if array.ndim != 4 or array.shape[3] != 3 or not jnp.issubdtype(array.dtype, jnp.floating):
         raise ValueError(f'{name} is {array.dtype} {array.shape}, expected normalised float32 (b, h, w, 3)')
     placed = jax.device_put((anchor if self.uses_anchor else None, frame), self._everywhere)
-    return self._logits(self._state, *placed)
+    return self._logits(self._params, *placed)
 
   def embed(self, images: np.ndarray, *, mirror: bool = False) -> jax.Array:
     """Embeddings (b, h', w', c) of (b, h, w, 3) uint8 RGB, the same on every device."""
-    return self._embed(self._state, jax.device_put(images, self._everywhere), mirror=mirror)
+    return self._embed(self._params, jax.device_put(images, self._everywhere), mirror=mirror)
 
   def predict(
     self, anchor: jax.Array | None, images: np.ndarray, *, mirror: bool = False, blockwise: bool = False
@@ -105,23 +165,7 @@ class Model:
     Returns:
       (b, h', w', 1) float32 before up-sampling.
     """
-    return self._predict(self._state, anchor, jax.device_put(images, self._rows), mirror=mirror, blockwise=blockwise)
-
-  def _embed_program(self, state, images, *, mirror: bool):
-    with layers.lowering_for(self.devices[0].platform):
-      x = normalize(images, self.metadata.normalization)
-      return nnx.merge(self._graph, state).encode(x[:, :, ::-1] if mirror else x)
-
-  def _predict_program(self, state, anchor, images, *, mirror: bool, blockwise: bool):
-    current = self._embed_program(state, images, mirror=mirror)
-    with layers.lowering_for(self.devices[0].platform), contextlib.ExitStack() as stack:
-      if blockwise:
-        stack.enter_context(attention.blockwise_only())
-      return nnx.merge(self._graph, state).classify(anchor, current)
-
-  def _logits_program(self, state, anchor, frame):
-    with layers.lowering_for(self.devices[0].platform):
-      return nnx.merge(self._graph, state)(anchor, frame)
+    return self._predict(self._params, anchor, jax.device_put(images, self._rows), mirror=mirror, blockwise=blockwise)
 
 
 def load_model(

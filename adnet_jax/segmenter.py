@@ -17,6 +17,11 @@ from adnet_jax.session import Batch, Result, Session
 
 # Bytes of up-sampled float32 logits at a time.
 UPSAMPLED_BYTES = 256 * 2**20
+# Of an accelerator's free memory, the share that a batch may take, and what a pixel of the network's input takes in it, times the
+# bytes of a number.
+MEMORY_SHARE = 0.5
+# Of ResNet-101 at stride 8 XLA plans 1,650 in float32 (docs/performance.md).
+PIXEL_BYTES = 500
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +129,7 @@ class Segmenter:
       yield from session.collect(waiting.popleft())
 
   def batch_for(self, base: Size, frame: np.ndarray) -> int:
-    """Frames at a time: `batch`, or by the network's input size and the platform, bounded by the masks' memory."""
+    """Frames at a time: `batch`, or by the network's input size, the platform and its free memory."""
     devices = len(self.model.devices)
     if self.batch is not None:
       return -(-self.batch // devices) * devices
@@ -132,6 +137,10 @@ class Segmenter:
     on_cpu = self.model.devices[0].platform == 'cpu'
     wanted = min(8, 1_000_000 / pixels) if on_cpu else min(16, 8_000_000 / pixels) * devices
     allowed = UPSAMPLED_BYTES / (4 * frame.shape[0] * frame.shape[1])
+    memory = self.model.devices[0].memory_stats() or {}  # None where a platform does not tell
+    if 'bytes_limit' in memory:
+      free = memory['bytes_limit'] - memory.get('bytes_in_use', 0)
+      wanted = min(wanted, MEMORY_SHARE * free / (PIXEL_BYTES * self.model.dtype.itemsize * pixels) * devices)
     return max(1, int(min(wanted, allowed)) // devices) * devices
 
 

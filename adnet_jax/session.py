@@ -46,6 +46,14 @@ class Batch:
   soft: bool
   blockwise: bool
   output: jax.Array | None
+  packed: bool = False
+
+  def values(self) -> np.ndarray | None:
+    """The output on the host, (b, h, w); waits for it."""
+    if self.output is None:
+      return None
+    values = np.asarray(self.output)
+    return np.unpackbits(values, axis=2, count=self.frames[0].shape[1]).view(bool) if self.packed else values
 
 
 class Session:
@@ -99,14 +107,17 @@ class Session:
     """Starts computing frames of one size as a batch of `padded`."""
     for frame in frames:
       check_frame(frame)
+    # An eighth of the bytes from the device, where they have a way to go.
+    packed = not soft and self._segmenter.model.devices[0].platform != 'cpu'
     try:
-      output = self._compute(frames, padded, soft)
+      output = self._compute(frames, padded, soft, packed)
+      output.copy_to_host_async()
     except jax.errors.JaxRuntimeError as error:
       _reraise_unless_memory(error)
       output = None
-    return Batch(frames, padded, soft, self._blockwise, output)
+    return Batch(frames, padded, soft, self._blockwise, output, packed)
 
-  def _compute(self, frames: list[np.ndarray], padded: int, soft: bool) -> jax.Array:
+  def _compute(self, frames: list[np.ndarray], padded: int, soft: bool, packed: bool) -> jax.Array:
     segmenter, logits = self._segmenter, []
     images: dict[Size, np.ndarray] = {}
     for size, mirror, anchor in self._views:
@@ -116,23 +127,24 @@ class Session:
         images[size] = np.concatenate([resize_frames(frames, size), blank])
       logits.append(segmenter.model.predict(anchor, images[size], mirror=mirror, blockwise=self._blockwise))
     mirrored = tuple(mirror for _, mirror, _ in self._views)
+    released = segmenter.protocol == 'released'
     return combine(
       tuple(logits),
-      np.float32(segmenter.threshold),
+      np.float32(postprocess.RELEASED_THRESHOLD if released else segmenter.threshold),
       mirrored=mirrored,
       size=frames[0].shape[:2],
       protocol=segmenter.protocol,
       soft=soft,
+      packed=packed,
     )
 
   def collect(self, batch: Batch) -> Iterator[Result]:
     """Results of a dispatched batch, in order; in smaller batches where the device's memory did not do (fault 10)."""
     values = None
-    if batch.output is not None:
-      try:
-        values = np.asarray(batch.output)
-      except jax.errors.JaxRuntimeError as error:
-        _reraise_unless_memory(error)
+    try:
+      values = batch.values()
+    except jax.errors.JaxRuntimeError as error:
+      _reraise_unless_memory(error)
     if values is None:
       size = self._shrink(batch)
       for start in range(0, len(batch.frames), size):
@@ -176,6 +188,7 @@ class Session:
   def _finish(self, values: np.ndarray, soft: bool) -> Result:
     segmenter = self._segmenter
     if segmenter.protocol == 'released':
+      # Logits, or whether they are above the threshold: the same to the gate.
       mask, self._reference = postprocess.released_step(values, self._reference)
       return Result(mask, postprocess.mean_heatmap([values]) if soft else None)
     if soft:
@@ -183,7 +196,7 @@ class Session:
     return Result(values)
 
 
-@functools.partial(jax.jit, static_argnames=('mirrored', 'size', 'protocol', 'soft'))
+@functools.partial(jax.jit, static_argnames=('mirrored', 'size', 'protocol', 'soft', 'packed'))
 def combine(
   logits: tuple[jax.Array, ...],
   threshold: jax.Array,
@@ -192,28 +205,35 @@ def combine(
   size: tuple[int, int],
   protocol: str,
   soft: bool,
+  packed: bool = False,
 ) -> jax.Array:
-  """Brings the outputs of scales and mirror images to the size of the masks and averages them.
+  """Brings the outputs of scales and mirror images to the size of the masks, averages them and applies the threshold.
 
-  A program of its own: frames of another size do not compile the network anew.
+  A program of its own: frames of another size do not compile the network anew, and what lies between the two never
+  leaves the device.
 
   Args:
     logits: (b, h', w', 1) float32, one for each scale and mirror image, h' and w' its own.
-    threshold: () float32, of the probability.
+    threshold: () float32, of the probability, or of the logit (`released`).
     mirrored: which of them saw mirrored frames.
     size: (h, w) of the masks.
     protocol: `released` averages logits, `paper` probabilities.
-    soft: whether `paper` gives probabilities instead of masks.
+    soft: whether means are wanted instead of masks.
+    packed: whether masks are packed.
 
   Returns:
-    (b, h, w): float32 logits (`released`), float32 probabilities (`paper`, soft), or bool, a quarter of the bytes.
+    If soft (b, h, w) float32 logits (`released`) or probabilities (`paper`); otherwise (b, h, w) bool, or, packed,
+    (b, h, ceil(w / 8)) uint8, eight pixels a byte, the first one highest.
   """
   total = jnp.zeros((), jnp.float32)
   for z, mirror in zip(logits, mirrored, strict=True):
     z = layers.resize_align_corners(z[:, :, ::-1] if mirror else z, size)[..., 0]
     total = total + (z if protocol == 'released' else jax.nn.sigmoid(z))
   mean = total / len(logits)
-  return mean if soft or protocol == 'released' else mean > threshold
+  if soft:
+    return mean
+  masks = mean > threshold
+  return jnp.packbits(masks, axis=2) if packed else masks
 
 
 def _reraise_unless_memory(error: Exception) -> None:

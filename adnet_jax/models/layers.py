@@ -257,6 +257,14 @@ def uniform_fan_in(key: jax.Array, shape: Sequence[int], fan_in: int) -> jax.Arr
   return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
 
 
+def folded(
+  kernel: np.ndarray, bias: np.ndarray, scale: np.ndarray, mean: np.ndarray, var: np.ndarray, epsilon: float
+) -> tuple[np.ndarray, np.ndarray]:
+  """Kernel and bias that do what a kernel and BatchNorm with its running statistics do; all arrays float32."""
+  gain = scale / np.sqrt(var + np.float32(epsilon))
+  return kernel * gain, bias - mean * gain
+
+
 class Conv(nnx.Module):
   """A convolution followed by BatchNorm, or by a bias.
 
@@ -341,12 +349,9 @@ class Conv(nnx.Module):
     if self.scale is None:
       return
     # In NumPy: a hundred shapes, each of which JAX would compile.
-    kernel, bias, scale, mean, var = (
-      np.asarray(v[...]) for v in (self.kernel, self.bias, self.scale, self.mean, self.var)
-    )
-    gain = scale / np.sqrt(var + np.float32(self.epsilon))
-    self.bias[...] = jnp.asarray(bias - mean * gain)
-    self.kernel[...] = jnp.asarray(kernel * gain)
+    arrays = (np.asarray(v[...]) for v in (self.kernel, self.bias, self.scale, self.mean, self.var))
+    kernel, bias = folded(*arrays, self.epsilon)
+    self.kernel[...], self.bias[...] = jnp.asarray(kernel), jnp.asarray(bias)
     self.scale = self.mean = self.var = None
 
 
