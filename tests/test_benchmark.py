@@ -8,6 +8,7 @@ import time
 import pytest
 
 from tools import benchmark
+from tools.benchmarks import measuring, oracle
 
 
 def run(tmp_path, *arguments):
@@ -17,7 +18,7 @@ def run(tmp_path, *arguments):
 
 
 def test_model_without_the_oracle(tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(benchmark, '_oracle', lambda *_: (None, 'torch is not installed'))
+  monkeypatch.setattr(oracle, 'build', lambda *_: (None, 'torch is not installed'))
   report = run(tmp_path, 'model', '--variant', 'baseline')
   ours, theirs = report['sections']['model']
   assert ours['what'] == 'baseline resnet18 65x33: ours, float32' and ours['best s'] > 0
@@ -51,13 +52,13 @@ def test_a_model_that_is_not_there_is_said(tmp_path):
 
 def test_measurements_take_turns_after_one_call_each():
   calls = []
-  timings = benchmark.measure({name: lambda name=name: calls.append(name) or time.sleep(0.001) for name in 'ab'}, 3)
+  timings = measuring.measure({name: lambda name=name: calls.append(name) or time.sleep(0.001) for name in 'ab'}, 3)
   assert ''.join(calls) == 'ab' * 4
   assert len(timings['a'].wall) == len(timings['b'].cpu) == 3 and min(timings['a'].wall) >= 0.001
 
 
 def test_table_aligns_rows_with_other_columns():
-  text = benchmark.table(
+  text = measuring.table(
     [{'what': 'one', 'fps': 2.0}, {'what': 'three', 's': 0.12345}, {'what': 'a line without numbers'}]
   )
   assert text.splitlines() == [
