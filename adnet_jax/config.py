@@ -53,7 +53,10 @@ KEYS: dict[str, Key] = {
   'data.rotation': Key(0.51, _number(0, 1), '0 to 1', 'probability of no rotation; paper Sec. 4'),
   'data.flip': Key(0.0, _number(0, 1), '0 to 1', 'probability of mirroring; the paper mentions none'),
   'data.colour': Key(0.0, _number(0, 1), '0 to 1', 'strength of colour jitter; the paper mentions none'),
-  'data.workers': Key(-1, _number(-1, 256), '-1 (a thread a core) or threads', 'ours'),
+  'data.workers': Key(-1, _number(-1, 256), '-1 (a thread a core, up to 16) or threads', 'ours'),
+  'data.cache': Key(
+    'auto', *_one_of('auto', 'none', 'memory'), 'decoded frames kept: up to a quarter of the free memory, none, all'
+  ),
   'data.max_unreadable': Key(10, _number(0, _INFINITY), '0 to any number', 'unreadable frames that are replaced; ours'),
   'model.variant': Key(
     'full', *_one_of('baseline', 'intra_frame', 'anchor', 'anchor_diffusion', 'full'), 'paper Table 1'

@@ -14,7 +14,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from typing import NamedTuple, NoReturn
 
 from absl import logging
 
+from adnet_jax import exits
 from adnet_jax.errors import DeviceError, UsageError
 
 # Seconds that a process may be silent, or late at the start, before the others give it up.
@@ -124,17 +124,13 @@ def leave(status: int) -> None:
   if _star is not None:
     _star.wait_for_others()
   if _must_leave:
-    _end(status)
+    exits.leave(status)
 
 
-def _end(status: int, line: str = '') -> NoReturn:
-  """Ends the process whatever its other threads wait for."""
-  if line:
-    os.write(2, f'error: {" ".join(line.split())}\n'.encode())
-  for stream in (sys.stdout, sys.stderr):
-    with contextlib.suppress(Exception):
-      stream.flush()
-  os._exit(status)
+def _end(status: int, line: str) -> NoReturn:
+  """Ends the process with an error, whatever its main thread waits for."""
+  os.write(2, f'error: {" ".join(line.split())}\n'.encode())
+  exits.leave(status)
 
 
 class _Star:

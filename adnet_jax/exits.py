@@ -9,6 +9,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from adnet_jax.errors import AdnetError
 
@@ -55,6 +56,14 @@ def guarded(function: Callable[[], int | None], *, debug: bool = False) -> int:
         return _report('out of device memory: give a smaller size or batch', 6, debug)
       what = f'{type(error).__name__}: {error} (a defect of adnet-jax): run again with --debug and report it'
       return _report(what, 1, debug)
+
+
+def leave(status: int) -> NoReturn:
+  """Ends the process at once: a thread that waits for what does not come would keep it."""
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(Exception):
+      stream.flush()
+  os._exit(status)
 
 
 @contextlib.contextmanager

@@ -112,7 +112,7 @@ def fingerprint(
 
 
 _AVERAGED = 'optim.ema above 0'
-_ELSEWHERE = ('data.root', 'data.stills', 'data.workers', 'data.max_unreadable', 'model.remat')
+_ELSEWHERE = ('data.root', 'data.stills', 'data.workers', 'data.cache', 'data.max_unreadable', 'model.remat')
 
 
 def _is_kept(name: str) -> bool:

@@ -65,7 +65,7 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
   clips = datasets.read_clips(Path(config.data.root), datasets.split(Path(config.data.root), 'train'), need_masks=True)
   photographs = datasets.read_photographs(Path(config.data.stills)) if config.data.stills else []
   datasets.check_pairs(clips, photographs)
-  source = input_pipeline.pair_source(config, clips, photographs)
+  source = input_pipeline.pair_source(config, clips, photographs, jax.process_count())
 
   mesh = mesh_lib.make_mesh(config.devices, config.batch, config.accumulate)
   replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))

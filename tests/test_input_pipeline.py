@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import itertools
+import threading
+import time
 
 import cv2
 import numpy as np
@@ -11,6 +14,7 @@ import pytest
 
 from adnet_jax import config as config_lib
 from adnet_jax import errors
+from adnet_jax.data import cache as cache_lib
 from adnet_jax.data import datasets, input_pipeline, transforms
 
 BATCH, STEPS = 4, 5
@@ -193,3 +197,81 @@ def test_reading_starts_no_more_than_a_little_ahead(source, monkeypatch):
   list(itertools.islice(batches, 2))
   batches.close()
   assert len(read) < 10 * BATCH
+
+
+def kill(thread):
+  """Ends a thread from outside at its next line of Python."""
+  ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(SystemExit))
+
+
+def test_a_worker_that_dies_over_a_sample_ends_the_stream_with_its_error(source, monkeypatch):
+  original = input_pipeline.PairSource.__getitem__
+
+  def read(self, index):
+    if index == 9:
+      kill(threading.get_ident())
+    return original(self, index)
+
+  monkeypatch.setattr(input_pipeline.PairSource, '__getitem__', read)
+  found = input_pipeline.batches(source, batch=BATCH, first_step=0, workers=2)
+  with pytest.raises(errors.DataError, match='a data worker died: SystemExit') as caught:
+    list(found)
+  assert caught.value.where == source.sample_id(9)
+
+
+def test_a_stuck_worker_ends_the_stream(source, monkeypatch):
+  monkeypatch.setattr(input_pipeline, 'STALLED', 1)
+  original, answer = input_pipeline.PairSource.__getitem__, threading.Event()
+  monkeypatch.setattr(
+    input_pipeline.PairSource, '__getitem__', lambda self, i: (i < 9 or answer.wait(60)) and original(self, i)
+  )
+  found = input_pipeline.batches(source, batch=BATCH, first_step=0, workers=2)
+  assert len(list(itertools.islice(found, 2))) == 2
+  with pytest.raises(errors.DataError, match='the data workers gave no sample for'):
+    next(found)
+  answer.set()
+
+
+def test_workers_that_died_between_two_samples_end_the_stream(source, monkeypatch):
+  monkeypatch.setattr(input_pipeline, 'STALLED', 1)
+  endless, before = dataclasses.replace(source, length=10**6), set(threading.enumerate())
+  found = input_pipeline.batches(endless, batch=BATCH, first_step=0, workers=2)
+  next(found)
+  time.sleep(0.5)  # until they have nothing to do
+  workers = [thread for thread in set(threading.enumerate()) - before if thread.name.startswith('grain-prefetch')]
+  assert len(workers) == 2
+  for worker in workers:
+    kill(worker.ident)
+  with pytest.raises(errors.DataError, match='the data workers gave no sample for'):
+    list(found)
+
+
+def test_what_is_kept_in_memory_changes_no_sample(source, monkeypatch):
+  whole, reads = stream(source), []
+  original = datasets.read_pair
+  monkeypatch.setattr(datasets, 'read_pair', lambda image, mask: reads.append(image) or original(image, mask))
+  kept = dataclasses.replace(source, cache=cache_lib.open_cache('memory'))
+  assert_same(stream(kept), whole)
+  assert_same(stream(kept), whole)
+  assert len(reads) == len(set(reads)) <= sum(CLIPS.values()) + len(STILLS)
+  assert kept.cache.held == len(reads) * 24 * 30 * 4
+
+
+def test_no_more_is_kept_than_there_is_room_for(source):
+  kept = dataclasses.replace(source, cache=cache_lib.Decoded(2.5 * 24 * 30 * 4))
+  assert_same(stream(kept, workers=4), stream(source))
+  assert kept.cache.held == 2 * 24 * 30 * 4
+
+
+def test_room_is_shared_with_other_processes_and_what_else_runs():
+  assert cache_lib.open_cache('none') is None
+  free = cache_lib.free_memory()
+  assert 0 < free < 2**50
+  assert cache_lib.open_cache('auto', 4).limit < 0.1 * free
+
+
+def test_workers_by_default_are_the_cores_that_may_be_used(monkeypatch):
+  monkeypatch.setattr(input_pipeline.os, 'sched_getaffinity', lambda _: {1, 2, 5}, raising=False)
+  assert [input_pipeline.worker_count(n) for n in (-1, 0, 7)] == [3, 1, 7]
+  monkeypatch.setattr(input_pipeline.os, 'sched_getaffinity', lambda _: set(range(200)))
+  assert input_pipeline.worker_count(-1) == input_pipeline.MAX_WORKERS

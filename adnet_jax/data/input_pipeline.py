@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
 from typing import Any
 
 import cv2
@@ -16,10 +18,15 @@ import numpy as np
 from absl import logging
 
 from adnet_jax import errors
+from adnet_jax.data import cache as cache_lib
 from adnet_jax.data import datasets, transforms
 
 # Draws for one sample: where so many hit unreadable files, there is little else.
 MAX_ATTEMPTS = 1000
+# More threads than that wait for Python's lock: docs/training.md.
+MAX_WORKERS = 16
+# Seconds without any sample, while one is waited for, after which the workers count as dead (fault 27).
+STALLED = 45
 _REPAIR = 'repair or remove them, or raise data.max_unreadable'
 
 
@@ -37,6 +44,7 @@ class PairSource:
     max_unreadable: files that may be unreadable before that is an error.
     unreadable: those met so far, and why.
     anchor: 'first': the anchor is the clip's first frame. 'random': any annotated frame, other than the pair's second.
+    cache: keeps what has been decoded; None decodes each time.
   """
 
   clips: Sequence[datasets.Clip]
@@ -48,6 +56,7 @@ class PairSource:
   max_unreadable: int = 10
   unreadable: dict[str, str] = dataclasses.field(default_factory=dict, compare=False)
   anchor: str = 'first'
+  cache: cache_lib.Decoded | None = None
 
   def __len__(self) -> int:
     return self.length
@@ -101,14 +110,15 @@ class PairSource:
     raise errors.DataError(f'{MAX_ATTEMPTS} samples drawn, none is readable', next(iter(self.unreadable)), _REPAIR)
 
   def _read(self, chosen: datasets.Photograph | tuple[datasets.Clip, int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
+    read_pair = datasets.read_pair if self.cache is None else self.cache.read_pair
     if isinstance(chosen, datasets.Photograph):
-      return [datasets.read_pair(chosen.image, chosen.mask)] * 2
+      return [read_pair(chosen.image, chosen.mask)] * 2
     clip, *frames = chosen
     pair = []
     for frame in frames:
       mask_path = clip.masks[frame]
       assert mask_path is not None  # `annotated` has no others
-      pair.append(datasets.read_pair(clip.frames[frame], mask_path))
+      pair.append(read_pair(clip.frames[frame], mask_path))
     return pair
 
   def _note_unreadable(self, error: errors.DataError) -> None:
@@ -124,8 +134,10 @@ class PairSource:
     )
 
 
-def pair_source(config: Any, clips: Sequence[datasets.Clip], photographs: Sequence[datasets.Photograph]) -> PairSource:
-  """The source that a validated configuration describes."""
+def pair_source(
+  config: Any, clips: Sequence[datasets.Clip], photographs: Sequence[datasets.Photograph], processes: int = 1
+) -> PairSource:
+  """The source that a validated configuration describes, for each of so many processes."""
   usable = [clip for clip in clips if clip.masks[0] is not None or config.data.anchor == 'random']
   if not usable:
     raise errors.DataError('no training clip has a mask of its first frame', config.data.root, 'the anchor needs one')
@@ -142,7 +154,16 @@ def pair_source(config: Any, clips: Sequence[datasets.Clip], photographs: Sequen
     config.steps * config.batch,
     config.data.max_unreadable,
     anchor=config.data.anchor,
+    cache=cache_lib.open_cache(config.data.cache, processes),
   )
+
+
+def worker_count(workers: int) -> int:
+  """Threads that `data.workers` means here: one a core that this process may use, up to MAX_WORKERS, for -1."""
+  if workers >= 0:
+    return max(workers, 1)
+  cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+  return min(MAX_WORKERS, cores)
 
 
 def batches(
@@ -151,17 +172,52 @@ def batches(
   """This process's share of each global batch from `first_step` on: contiguous rows, read ahead by threads.
 
   Threads, not processes: decoding and warping release Python's lock, and nothing has to be copied between processes.
+
+  Raises:
+    UsageError: the batch cannot be shared among the processes.
+    DataError: a worker died, or none has given a sample for STALLED seconds (fault 27); what the source raises.
   """
   if batch % processes:
     raise errors.UsageError(f'batch={batch} is not divisible by {processes} processes', 'batch', 'choose a multiple')
   share = batch // processes
   cv2.setNumThreads(1)
-  threads = workers if workers >= 0 else min(16, os.cpu_count() or 1)
+  threads = worker_count(workers)
   first, last = first_step * batch, len(source)
+  newest = time.monotonic()
 
-  def position(i: int) -> int:
-    return first + i // share * batch + process * share + i % share
+  def sample(i: int) -> dict[str, np.ndarray]:
+    nonlocal newest
+    index = first + i // share * batch + process * share + i % share
+    try:
+      return source[index]
+    except errors.DataError:
+      raise
+    except BaseException as error:  # whatever ends the thread ends the run
+      what = f'a data worker died: {type(error).__name__}: {error}'
+      raise errors.DataError(what, source.sample_id(index), 'the same command goes on from the checkpoint') from error
+    finally:
+      newest = time.monotonic()
 
-  dataset = grain.MapDataset.range((last - first) // processes).map(lambda i: source[position(int(i))])
-  options = grain.ReadOptions(num_threads=max(threads, 1), prefetch_buffer_size=max(4 * share, 2 * threads))
-  yield from dataset.to_iter_dataset(options).batch(share)
+  dataset = grain.MapDataset.range((last - first) // processes).map(lambda i: sample(int(i)))
+  options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(4 * share, 2 * threads))
+  yield from _watched(iter(dataset.to_iter_dataset(options).batch(share)), lambda: newest)
+
+
+def _watched(iterator: Iterator[Any], newest: Callable[[], float]) -> Iterator[Any]:
+  """The same items; DataError once none has come for STALLED seconds and none was being made, by `newest`."""
+  ends = object()
+  waiting = futures.ThreadPoolExecutor(1)  # the wait for a lost worker must be broken off
+  try:
+    while True:
+      start, item = time.monotonic(), waiting.submit(next, iterator, ends)
+      while not futures.wait([item], timeout=1).done:
+        idle = time.monotonic() - max(start, newest())
+        if idle > STALLED:
+          raise errors.DataError(
+            f'the data workers gave no sample for {idle:.0f} s', None, 'is the storage of data.root still there?'
+          )
+      if item.result() is ends:
+        return
+      yield item.result()
+  finally:
+    waiting.shutdown(wait=False)
