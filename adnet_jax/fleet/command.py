@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from adnet_jax import pipeline, weights
+from adnet_jax import segment_command, weights
 from adnet_jax.errors import UsageError
 from adnet_jax.fleet import job, run
 from adnet_jax.manifest import is_manifest
@@ -35,11 +35,11 @@ def segment(a: argparse.Namespace, threshold: float) -> None:
     a.inputs[0],
     job.Job(
       out=a.output.absolute(),
-      outputs=pipeline.Outputs(heatmaps=a.heatmaps, overlay=not a.no_overlay, resume=a.resume, overwrite=a.overwrite),
+      outputs=segment_command.outputs_of(a),
       segmenter=segmenter,
       model_name=str(a.model),
       reading={'start': a.start, 'end': a.end, 'every': a.every, 'skip_bad': a.skip_bad},
-      anchor=a.anchor,
+      treatment=segment_command.treatment_of(a),
       device=a.device,
       cache=not a.no_cache,
     ),

@@ -33,7 +33,7 @@ class Job:
     segmenter: arguments of `Segmenter.from_pretrained` but the device; paths in it are absolute.
     model_name: for the summaries.
     reading: options of `open_source`.
-    anchor: number of the anchor frame in each clip; None for the first frame read.
+    treatment: further arguments of `segment_clip`, such as the anchor's number.
     device: 'cpu', 'gpu', 'tpu' or None for what is there.
     cache: whether compiled programs are kept.
   """
@@ -43,7 +43,7 @@ class Job:
   segmenter: dict[str, Any]
   model_name: str
   reading: dict[str, Any] = dataclasses.field(default_factory=dict)
-  anchor: int | None = None
+  treatment: dict[str, Any] = dataclasses.field(default_factory=dict)
   device: str | None = None
   cache: bool = True
 
@@ -100,7 +100,7 @@ def segment_into(folder: Path, segmenter: Segmenter, job: Job, clip: Clip, outpu
   try:
     source = video.open_source(clip.input, **job.reading)
     video.check_output([source], job.out / clip.name)
-    summary = pipeline.segment_clip(segmenter, source, folder, outputs, model_name=job.model_name, anchor=job.anchor)
+    summary = pipeline.segment_clip(segmenter, source, folder, outputs, model_name=job.model_name, **job.treatment)
     (folder / FAILURE).unlink(missing_ok=True)
   except Exception as error:
     fault = fault_of(error)

@@ -139,9 +139,11 @@ class _Fleet:
       fault, notes = answer
       self._report.say(notes)
       if fault is not None:
+        self._dismiss(call.actor)
         raise _error(fault)
       self._started += 1
     elif answer.fault is not None and answer.fault.scope == 'run':
+      self._dismiss(call.actor)
       raise self._report.stopped(answer)
     elif answer.fault is not None and answer.fault.scope == 'worker':
       self._report.say(answer.notes)
