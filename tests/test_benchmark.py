@@ -35,14 +35,24 @@ def test_model_and_oracle_compute_the_same(tmp_path):
 
 
 def test_everything_else(tmp_path, tiny_model):
-  report = run(tmp_path, 'end-to-end', 'train-step', 'input', '--model', tiny_model)
+  report = run(tmp_path, 'end-to-end', 'train-step', 'input', '--model', tiny_model, '--step-seconds', 1)
   assert report['machine']['cores'] >= 1 and 'jax' in report['versions'] and '--tiny' in report['command']
   clip, *stages = report['sections']['end-to-end']
   assert clip['what'].startswith('3 frames, network at 65x33') and clip['fps'] > 0
   assert {'network', 'read'} <= {row['what'].strip() for row in stages}
   (step,) = report['sections']['train-step']
   assert step['images/s'] == pytest.approx(4 / step['best s'])
-  assert report['sections']['input'][0]['what'] == 'pairs of 33, 1 thread'
+  rows = report['sections']['input']
+  assert rows[0]['what'] == 'pairs of 33, decoded each time, 1 worker' and rows[0]['pairs/s'] > 0
+
+
+@pytest.mark.parametrize(('seconds', 'limits'), [(1e-4, 'the input limits'), (100, 'the step limits')])
+def test_input_says_what_the_step_needs_and_which_limits(tmp_path, seconds, limits):
+  rows = run(tmp_path, 'input', '--step-seconds', seconds)['sections']['input']
+  (need,) = (row for row in rows if row['what'].startswith('needed: 2 pairs every'))
+  assert need['pairs/s'] == pytest.approx(2 / seconds)
+  verdicts = rows[rows.index(need) + 1 :]
+  assert len(verdicts) == 2 and all(limits in row['what'] for row in verdicts)
 
 
 def test_a_model_that_is_not_there_is_said(tmp_path):
