@@ -18,7 +18,7 @@ import numpy as np
 from absl import logging
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from adnet_jax import weights
+from adnet_jax import exported, weights
 from adnet_jax.errors import DeviceError, UsageError
 from adnet_jax.metadata import Metadata
 from adnet_jax.models import adnet, attention, layers
@@ -170,11 +170,11 @@ class Model:
 
 def load_model(
   name_or_path: str | Path = weights.DEFAULT_MODEL, *, device: str | None = None, dtype: str | None = None
-) -> Model:
+) -> Model | exported.ExportedModel:
   """Loads a model by name or file.
 
   Args:
-    name_or_path: a known name, see `adnet info`, or a .safetensors file.
+    name_or_path: a known name, see `adnet info`, or a .safetensors file, exported (exported.py) or not.
     device: 'cpu', 'gpu' or 'tpu'; None for what JAX prefers.
     dtype: 'float32' or 'bfloat16'; None for bfloat16 on accelerators, float32 on a CPU.
 
@@ -187,9 +187,13 @@ def load_model(
     raise UsageError(f'unknown dtype {dtype!r}', 'dtype', 'float32 or bfloat16')
   compute = jnp.dtype(dtype or ('float32' if devices[0].platform == 'cpu' else 'bfloat16'))
   path = weights.find_model(name_or_path)
-  module, metadata = weights.load(path, dtype=compute)
-  _say_terms(path, metadata)
-  return Model(module, metadata, devices)
+
+  def traced() -> Model:
+    return Model(*weights.load(path, dtype=compute), devices)
+
+  model = exported.read(path, devices[0], dtype, traced) or traced()
+  _say_terms(path, model.metadata)
+  return model
 
 
 def _say_terms(path: Path, metadata: Metadata) -> None:

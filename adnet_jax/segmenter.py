@@ -10,17 +10,16 @@ from pathlib import Path
 
 import numpy as np
 
-from adnet_jax import postprocess, pretrained, weights
+from adnet_jax import exported, postprocess, pretrained, weights
 from adnet_jax.errors import UsageError
 from adnet_jax.geometry import RELEASED_SIZE, Size, check_frame, network_size
 from adnet_jax.session import Batch, Result, Session
 
 # Bytes of up-sampled float32 logits at a time.
 UPSAMPLED_BYTES = 256 * 2**20
-# Of an accelerator's free memory, the share that a batch may take, and what a pixel of the network's input takes in it, times the
-# bytes of a number.
+# The share of an accelerator's free memory that a batch may take, and what it takes there for each pixel of the
+# network's input and byte of its numbers: for ResNet-101 at stride 8 XLA plans 413, before what cuDNN works in.
 MEMORY_SHARE = 0.5
-# Of ResNet-101 at stride 8 XLA plans 1,650 in float32 (docs/performance.md).
 PIXEL_BYTES = 500
 
 
@@ -38,7 +37,7 @@ class Segmenter:
     batch: frames at a time; None to choose by size and device.
   """
 
-  model: pretrained.Model
+  model: pretrained.Model | exported.ExportedModel
   protocol: str = 'paper'
   scales: tuple[float, ...] = (1.0,)
   mirror: bool = False

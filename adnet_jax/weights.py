@@ -31,6 +31,8 @@ from adnet_jax.models import adnet
 
 ASSETS = Path(__file__).parent / 'assets'
 DEFAULT_MODEL = 'adnet-compact'
+# Names of the byte arrays beside the weights of an exported model (exported.py).
+PROGRAMS = 'programs/'
 
 
 def flatten(model: nnx.Module) -> dict[str, jax.Array]:
@@ -116,6 +118,8 @@ def save(
   *,
   dtype: str = 'float32',
   overwrite: bool = False,
+  programs: Mapping[str, bytes] | None = None,
+  extra: Mapping[str, str] | None = None,
 ) -> None:
   """Writes a model file under a temporary name and renames it.
 
@@ -125,6 +129,8 @@ def save(
     metadata: what travels with them.
     dtype: 'float32' or 'float16' of what is stored; BatchNorm statistics stay float32.
     overwrite: whether an existing file may be replaced.
+    programs: bytes to store beside the arrays, by names that begin with PROGRAMS.
+    extra: further metadata.
 
   Raises:
     UsageError: the file exists, or its name has another ending.
@@ -138,7 +144,8 @@ def save(
     with np.errstate(over='ignore'):  # an overflow becomes an infinity, which check_finite names
       stored[name] = np.ascontiguousarray(np.asarray(array, np.float32).astype(keep))
   check_finite(stored, path)
-  strings = metadata.to_strings()
+  stored |= {name: np.frombuffer(content, np.uint8) for name, content in (programs or {}).items()}
+  strings = {**metadata.to_strings(), **(extra or {})}
   strings['checksum'] = checksum(stored, strings)
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   try:
@@ -171,8 +178,21 @@ def checksum(arrays: Mapping[str, np.ndarray], strings: Mapping[str, str]) -> st
   return f'sha256:{found.hexdigest()}'
 
 
-def read_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-  """Arrays and metadata strings of a safetensors file; WeightsError says what is wrong with it (faults 31, 32)."""
+def read_strings(path: Path) -> dict[str, str]:
+  """Metadata of a safetensors file, empty where it cannot be read."""
+  with (
+    contextlib.suppress(safetensors.SafetensorError, OSError),
+    safetensors.safe_open(path, framework='numpy') as file,
+  ):
+    return dict(file.metadata() or {})
+  return {}
+
+
+def read_file(path: str | Path, *, programs: bool = False) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+  """Arrays and metadata strings of a safetensors file; WeightsError says what is wrong with it (faults 31, 32).
+
+  `programs`: with those of an exported model, as bytes.
+  """
   path = Path(path)
   check_is_file(path)
   if looks_like_pytorch(path):
@@ -186,7 +206,7 @@ def read_file(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
     ) from error
   if 'checksum' in strings and strings['checksum'] != checksum(arrays, strings):
     raise WeightsError('damaged model file: the checksum does not fit its content', path, 'fetch or convert it again')
-  return arrays, strings
+  return {name: array for name, array in arrays.items() if programs or not name.startswith(PROGRAMS)}, strings
 
 
 def check_is_file(path: Path) -> None:
@@ -254,7 +274,9 @@ def describe(name_or_path: str | Path) -> str:
     WeightsError: faults 31-39; the file is checked as `load` does.
   """
   path = find_model(name_or_path)
-  arrays, strings = read_file(path)
+  arrays, strings = read_file(path, programs=True)
+  programs = [name for name in arrays if name.startswith(PROGRAMS)]
+  arrays = {name: array for name, array in arrays.items() if name not in programs}
   metadata = parse_metadata(strings, path)
   check_finite(arrays, path)
   if isinstance(metadata, Trunk):
@@ -279,6 +301,7 @@ def describe(name_or_path: str | Path) -> str:
     ('parameters', f'{learnt:,} and {sum(array.size for array in arrays.values()) - learnt:,} running statistics'),
     ('stored as', ' and '.join(sorted({array.dtype.name for array in arrays.values()}))),
     ('size', f'{path.stat().st_size / 1e6:.1f} MB'),
+    ('programs', ', '.join(sorted({name.split('/')[1] + ' ' + name.split('/')[2] for name in programs}))),
     ('checksum', 'verified' if 'checksum' in strings else 'none'),
     ('created by', metadata.created_by),
     ('origin', metadata.origin),

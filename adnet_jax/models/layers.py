@@ -355,6 +355,12 @@ class Conv(nnx.Module):
     self.scale = self.mean = self.var = None
 
 
+def epsilons(module: nnx.Module) -> dict[str, float]:
+  """Name of each convolution with BatchNorm, such as 'backbone/layer1/0/conv1', and the epsilon of its variance."""
+  parts = ((path, part) for path, part in nnx.iter_modules(module) if isinstance(part, Conv))
+  return {'/'.join(map(str, path)): part.epsilon for path, part in parts if part.scale is not None}
+
+
 def run_block(block: Any, x: jax.Array, batch_statistics: bool, remat: bool) -> jax.Array:
   """`block(x, batch_statistics)`; with `remat` its gradient keeps x alone and computes the block again."""
   if not remat:
