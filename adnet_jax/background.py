@@ -22,6 +22,7 @@ def read_ahead(
   budget: int,
   weigh: Callable[[T], int],
   clock: Clock | None = None,
+  waits: Clock | None = None,
 ) -> Iterator[Iterator[T]]:
   """An iterator over `items` that a thread fills ahead of its reader; an exception there is raised at its place.
 
@@ -31,6 +32,7 @@ def read_ahead(
     budget: bytes that wait at most, one item aside.
     weigh: bytes of an item.
     clock: gets the seconds that the thread spent, as 'read'.
+    waits: gets the seconds that the reader waited, as 'read'.
   """
   changed = threading.Condition()
   waiting: collections.deque[tuple[T, int]] = collections.deque()
@@ -69,8 +71,11 @@ def read_ahead(
 
   def drain() -> Iterator[T]:
     while True:
+      before = time.perf_counter()
       with changed:
         changed.wait_for(lambda: waiting or end)
+        if waits is not None:
+          waits['read'] += time.perf_counter() - before
         if not waiting:
           if end[0] is not None:
             raise end[0]
@@ -97,44 +102,58 @@ class WriteBehind:
   Leaving the `with` block waits for what was submitted, also when an exception passes through it.
   """
 
-  def __init__(self, *, depth: int, budget: int, clock: Clock):
+  def __init__(self, *, depth: int, budget: int, clock: Clock, waits: Clock | None = None):
     """Args:
     depth: calls that wait at most.
     budget: bytes that wait at most, one call aside.
     clock: gets the seconds that the threads spent, by stage.
+    waits: gets the seconds that the caller waited for them, by stage.
     """
     self._depth, self._budget, self._clock = depth, budget, clock
+    self._waits: Clock = collections.defaultdict(float) if waits is None else waits
     self._files = ThreadPoolExecutor(2, 'write')
-    self._ordered = ThreadPoolExecutor(1, 'write-in-order')
-    self._waiting: collections.deque[tuple[Future, int]] = collections.deque()
-    self._broken = False
+    self._lanes: dict[str, ThreadPoolExecutor] = {}
+    self._waiting: collections.deque[tuple[Future, int, str]] = collections.deque()
+    self._broken: set[str] = set()
 
   def submit(self, stage: str, size: int, function: Callable[..., None], *arguments: Any) -> None:
     """Calls `function` in one of the threads; `size` is the bytes that its arguments hold."""
-    self._add(self._files.submit(self._timed, stage, function, *arguments), size)
+    self._add(self._files.submit(self._timed, stage, function, *arguments), size, stage)
 
   def submit_in_order(self, stage: str, size: int, function: Callable[..., None], *arguments: Any) -> None:
-    """As `submit`, one call after the other, and none after one that failed."""
+    """As `submit`, in a thread of the stage's own: one call after the other, and none after one that failed."""
 
     def call() -> None:
-      if self._broken:
+      if stage in self._broken:
         return
       try:
         self._timed(stage, function, *arguments)
       except BaseException:
-        self._broken = True
+        self._broken.add(stage)
         raise
 
-    self._add(self._ordered.submit(call), size)
+    lane = self._lanes.setdefault(stage, ThreadPoolExecutor(1, f'write-{stage}'))
+    self._add(lane.submit(call), size, stage)
 
-  def _add(self, future: Future, size: int) -> None:
-    self._waiting.append((future, size))
+  def is_broken(self, stage: str) -> bool:
+    """Whether a call of `submit_in_order` failed in that stage."""
+    return stage in self._broken
+
+  def _add(self, future: Future, size: int, stage: str) -> None:
+    self._waiting.append((future, size, stage))
     while self._waiting and self._waiting[0][0].done():
       self._waiting.popleft()[0].result()
     while len(self._waiting) > 1 and (
-      len(self._waiting) > self._depth or sum(bytes_ for _, bytes_ in self._waiting) > self._budget
+      len(self._waiting) > self._depth or sum(bytes_ for _, bytes_, _ in self._waiting) > self._budget
     ):
-      self._waiting.popleft()[0].result()
+      self._wait(*self._waiting.popleft())
+
+  def _wait(self, future: Future, _size: int, stage: str) -> None:
+    before = time.perf_counter()
+    try:
+      future.result()
+    finally:
+      self._waits[stage] += time.perf_counter() - before
 
   def _timed(self, stage: str, function: Callable[..., None], *arguments: Any) -> None:
     before = time.perf_counter()
@@ -148,8 +167,8 @@ class WriteBehind:
 
   def __exit__(self, kind: object, *_: object) -> None:
     try:
-      for future, _size in self._waiting if kind is None else ():
-        future.result()
+      for waiting in self._waiting if kind is None else ():
+        self._wait(*waiting)
     finally:
-      self._files.shutdown()
-      self._ordered.shutdown()
+      for pool in (self._files, *self._lanes.values()):
+        pool.shutdown()

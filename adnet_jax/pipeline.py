@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import dataclasses
-import json
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from adnet_jax import background, video
+from adnet_jax import background, clip_files, reuse, video
 from adnet_jax import masks as mask_files
+from adnet_jax.clip_files import Outputs, check_free
 from adnet_jax.errors import DataError, UsageError
-from adnet_jax.segmenter import Segmenter
-from adnet_jax.session import Result
+
+if TYPE_CHECKING:
+  from adnet_jax.segmenter import Segmenter
+
+__all__ = ['Filter', 'Item', 'Outputs', 'check_free', 'read_frame', 'segment_clip']
 
 # Frames read ahead, and calls that wait for the writing threads: enough to overlap, whatever the frames' size.
 READ_AHEAD = 16
@@ -26,32 +27,25 @@ WRITE_BEHIND = 32
 WAITING_BYTES = 128 * 2**20
 
 
-@dataclasses.dataclass(frozen=True)
-class Outputs:
-  """What is written for a clip, and what happens to what is there already.
+class Item(NamedTuple):
+  """A frame on its way from the network to the files.
 
   Attributes:
-    heatmaps: whether 16-bit probabilities are written beside the masks.
-    overlay: whether overlay.mp4 is written.
-    summary: whether summary.json is written.
-    resume: keep the masks that exist and go on at the first missing one.
-    overwrite: remove earlier results, as soon as the first frame was read.
+    frame: its image, name and time.
+    mask: (h, w) bool.
+    probability: (h, w) float32 in [0, 1] where an output asks for it.
+    exists: whether its files are there already, from a run that this one resumes.
   """
 
-  heatmaps: bool = False
-  overlay: bool = True
-  summary: bool = True
-  resume: bool = False
-  overwrite: bool = False
+  frame: video.Frame
+  mask: np.ndarray
+  probability: np.ndarray | None = None
+  exists: bool = False
 
 
-def check_free(out: Path, outputs: Outputs) -> None:
-  """Refuses a folder with results in it unless told what to do with them (fault 7); removes nothing."""
-  found = _results_in(out, out / 'masks', out / 'heatmaps')
-  if found and not (outputs.resume or outputs.overwrite):
-    raise UsageError(
-      'output folder already holds results', found[0].parent, 'add --overwrite or --resume, or choose another'
-    )
+# Changes masks between network and files: yields the items that it gets, in their order, as far behind as it likes.
+# Items that exist are for its memory, and stay as they are.
+Filter = Callable[[Iterator[Item]], Iterator[Item]]
 
 
 def segment_clip(
@@ -65,6 +59,8 @@ def segment_clip(
   masks_in: Path | None = None,
   heatmaps_in: Path | None = None,
   progress: Callable[[], None] | None = None,
+  filters: Sequence[Filter] = (),
+  still: float | None = None,
 ) -> dict[str, Any]:
   """Segments a clip and writes its files.
 
@@ -78,6 +74,8 @@ def segment_clip(
     masks_in: folder of the masks; None for OUT/masks.
     heatmaps_in: folder of the heat maps; None for OUT/heatmaps.
     progress: called after each frame.
+    filters: what the masks pass through before they are written, in this order.
+    still: a frame takes the result of the one before where nothing changed by more (`reuse.Stillness`); None: none.
 
   Returns:
     The summary (contracts: OUT/summary.json).
@@ -89,15 +87,17 @@ def segment_clip(
   """
   started = time.perf_counter()
   masks, heatmaps = masks_in or out / 'masks', heatmaps_in or out / 'heatmaps'
-  run = _Run(segmenter, source, out, masks, heatmaps, outputs, anchor)
+  run = _Run(segmenter, source, out, masks, heatmaps, outputs, anchor, still)
   try:
-    # The overlay is closed after the threads that write to it have ended.
-    with (
-      run.overlay() as overlay,
-      background.WriteBehind(depth=WRITE_BEHIND, budget=WAITING_BYTES, clock=run.clock) as writer,
-    ):
-      for item in run.results():
-        run.write(item, writer, overlay)
+    with contextlib.ExitStack() as stack:
+      writers = run.open_writers()
+      writing = background.WriteBehind(depth=WRITE_BEHIND, budget=WAITING_BYTES, clock=run.clock, waits=run.waits)
+      # Writers are closed after the threads that write to them have ended.
+      for stage, writer in writers.items():
+        stack.push(run.closing(stage, writer, writing))
+      stack.enter_context(writing)
+      for item in run.filtered(filters):
+        run.write(item, writing, writers)
         if progress is not None:
           progress()
   except DataError as error:
@@ -107,14 +107,6 @@ def segment_clip(
         run.summarize(model_name, time.perf_counter() - started, str(error))
     raise
   return run.summarize(model_name, time.perf_counter() - started)
-
-
-class _Item(NamedTuple):
-  """A frame, its result, and whether the result's files are there already."""
-
-  frame: video.Frame
-  result: Result
-  exists: bool
 
 
 class _Run:
@@ -129,27 +121,56 @@ class _Run:
     heatmaps: Path,
     outputs: Outputs,
     anchor: int | None,
+    still: float | None,
   ):
     self.segmenter, self.source, self.outputs = segmenter, source, outputs
     self.out, self.masks, self.heatmaps = out, masks, heatmaps
     self.anchor: int | None = anchor
+    self.still = None if still is None else reuse.Stillness(still)
     self.size: tuple[int, int] | None = None
-    self.frames = self.empty = 0
+    self.frames = self.empty = self.reused = 0
+    # Seconds of work by stage, in whichever thread; and those by which each stage held up the thread of this clip.
     self.clock: background.Clock = collections.defaultdict(float)
+    self.waits: background.Clock = collections.defaultdict(float)
     self.warnings: list[str] = []
+    self.failure: DataError | None = None
 
-  def results(self) -> Iterator[_Item]:
+  def filtered(self, filters: Sequence[Filter]) -> Iterator[Item]:
+    """The results, passed through the filters; what these take is the stage `filter`."""
+    items = self.results()
+    for change in filters:
+      items = change(items)
+    while True:
+      before, others = time.perf_counter(), self.waits['network'] + self.waits['read']
+      item = next(items, None)
+      if filters:
+        own = time.perf_counter() - before - (self.waits['network'] + self.waits['read'] - others)
+        self.clock['filter'] += own
+        self.waits['filter'] += own
+      if item is None:
+        break
+      yield item
+    # Only now: filters still held masks of frames before it.
+    if self.failure is not None:
+      raise self.failure
+
+  def results(self) -> Iterator[Item]:
     """Each frame with its result, computed or, where its mask is there, read; frames are read ahead in a thread."""
     anchor = None if self.anchor is None else read_frame(self.source, self.anchor)
     ahead = background.read_ahead(
-      self.source, depth=READ_AHEAD, budget=WAITING_BYTES, weigh=lambda frame: frame.image.nbytes, clock=self.clock
+      self.source,
+      depth=READ_AHEAD,
+      budget=WAITING_BYTES,
+      weigh=lambda frame: frame.image.nbytes,
+      clock=self.clock,
+      waits=self.waits,
     )
     with ahead as frames:
       frame = next(frames, None)
       if frame is None:
         return
       if self.outputs.overwrite:
-        _remove_results(self.out, self.masks, self.heatmaps)
+        clip_files.remove_results(self.out, self.masks, self.heatmaps, self.outputs)
       if self.anchor is None or anchor is None:
         self.anchor, anchor = frame.index, frame.image
       self.size = self.segmenter.base_size(anchor)
@@ -158,7 +179,7 @@ class _Run:
         previous = None
         # What a broken run left is taken as it is, up to the first mask that is missing.
         while frame is not None and self._is_done(frame):
-          yield _Item(frame, Result(self._read_mask(frame)), True)
+          yield Item(frame, self._read_mask(frame), exists=True)
           previous, frame = frame, next(frames, None)
         if self.segmenter.protocol == 'released' and previous is not None and frame is not None:
           # The next gate needs this frame's foreground as it was before its own gate, which no file holds.
@@ -169,73 +190,88 @@ class _Run:
 
   def _computed(
     self, frame: video.Frame, frames: Iterator[video.Frame], anchor: np.ndarray, reference: np.ndarray | None
-  ) -> Iterator[_Item]:
-    pending: collections.deque[video.Frame] = collections.deque()
-    failure: list[DataError] = []
+  ) -> Iterator[Item]:
+    # Frames whose results are under way; those that follow one of them closely enough take its result.
+    pending: collections.deque[tuple[video.Frame, bool]] = collections.deque()
 
     def images() -> Iterator[np.ndarray]:
       following: video.Frame | None = frame
       while following is not None:
-        pending.append(following)
-        yield following.image
-        before = time.perf_counter()
+        again = self._is_still(following, pending)
+        pending.append((following, again))
+        if not again:
+          yield following.image
         try:
           following = next(frames, None)
         except DataError as error:
           # A frame that cannot be read ends the clip; those before it still get their masks.
-          failure.append(error)
+          self.failure = error
           return
-        finally:
-          self.clock['network'] -= time.perf_counter() - before
 
-    results = self.segmenter.results(images(), soft=self.outputs.heatmaps, anchor=anchor, reference=reference)
+    results = self.segmenter.results(images(), soft=self.outputs.soft, anchor=anchor, reference=reference)
     while True:
-      before = time.perf_counter()
+      before, reading = time.perf_counter(), self.waits['read']
       result = next(results, None)
-      self.clock['network'] += time.perf_counter() - before
+      spent = time.perf_counter() - before - (self.waits['read'] - reading)
+      self.clock['network'] += spent
+      self.waits['network'] += spent
       if result is None:
         break
-      yield _Item(pending.popleft(), result, False)
-    if failure:
-      raise failure[0]
+      yield Item(pending.popleft()[0], result.mask, result.probability)
+      while pending and pending[0][1]:
+        self.reused += 1
+        yield Item(pending.popleft()[0], result.mask, result.probability)
 
-  def write(self, item: _Item, writer: background.WriteBehind, overlay: video.OverlayWriter | None) -> None:
+  def _is_still(self, frame: video.Frame, pending: collections.deque[tuple[video.Frame, bool]]) -> bool:
+    if self.still is None:
+      return False
+    # Compared even where it is computed anyway, since a clip that stands still must not fill the memory.
+    same = self.still.same(frame.image)
+    return same and sum(waiting.image.nbytes for waiting, _ in pending) < WAITING_BYTES
+
+  def write(self, item: Item, writing: background.WriteBehind, writers: dict[str, clip_files.Writer]) -> None:
     """Hands a frame's files to the writing threads."""
-    frame, result = item.frame, item.result
+    frame, mask, probability, _ = item
     self.frames += 1
-    self.empty += not result.mask.any()
+    self.empty += not mask.any()
     if not item.exists:
       path = self.masks / f'{frame.name}.png'
-      if result.probability is not None:
+      if self.outputs.heatmaps and probability is not None:
         heatmap = self.heatmaps / path.name
-        writer.submit('write', result.probability.nbytes, video.write_heatmap, heatmap, result.probability)
-      writer.submit('write', result.mask.nbytes, video.write_mask, path, result.mask)
-    if overlay is not None:
-      size = frame.image.nbytes + result.mask.nbytes
-      writer.submit_in_order('overlay', size, overlay.write, frame.image, result.mask, frame.time)
+        writing.submit('write', probability.nbytes, video.write_heatmap, heatmap, probability)
+      writing.submit('write', mask.nbytes, video.write_mask, path, mask)
+    size = frame.image.nbytes + mask.nbytes + (0 if probability is None else probability.nbytes)
+    for stage, writer in writers.items():
+      writing.submit_in_order(stage, size, writer.write, frame.image, mask, probability, frame.name, frame.time)
 
-  @contextlib.contextmanager
-  def overlay(self) -> Iterator[video.OverlayWriter | None]:
-    """The overlay's writer, or None where none is wanted or PyAV is missing, which is said."""
-    if not self.outputs.overlay:
-      yield None
-      return
-    try:
-      path = self.out / 'overlay.mp4'
-      writer = video.OverlayWriter(path, self.source.rate, bit_rate=self.source.overlay_bit_rate)
-    except UsageError:
-      self.warnings.append("no overlay: PyAV is not installed (pip install 'adnet-jax[video]')")
-      yield None
-      return
-    try:
-      yield writer
-    except BaseException:
-      # What was segmented before the fault is worth looking at too.
-      with contextlib.suppress(Exception):
+  def open_writers(self) -> dict[str, clip_files.Writer]:
+    """Writers by stage; the overlay is left out where PyAV is missing, which is said."""
+    writers: dict[str, clip_files.Writer] = {
+      form.stage: form.open(self.out, self.source) for form in self.outputs.forms
+    }
+    if self.outputs.overlay:
+      overlay = clip_files.OverlayForm()
+      try:
+        writers[overlay.stage] = overlay.open(self.out, self.source)
+      except UsageError:
+        self.warnings.append("no overlay: PyAV is not installed (pip install 'adnet-jax[video]')")
+    return writers
+
+  def closing(self, stage: str, writer: clip_files.Writer, writing: background.WriteBehind) -> Callable[..., None]:
+    """What ends a writer when the clip ends, with whatever exception."""
+
+    def end(kind: object, *_: object) -> None:
+      if writing.is_broken(stage):
+        writer.abort()
+        return
+      before = time.perf_counter()
+      # What was segmented before a fault is worth looking at too; the fault is what is to be told.
+      with contextlib.nullcontext() if kind is None else contextlib.suppress(Exception):
         writer.close()
-      raise
-    writer.close()
-    self.warnings += writer.warnings
+      self.clock[stage] += time.perf_counter() - before
+      self.warnings += writer.warnings
+
+    return end
 
   def summarize(self, model_name: str, seconds: float, fault: str | None = None) -> dict[str, Any]:
     """The summary; written where it is wanted."""
@@ -256,16 +292,21 @@ class _Run:
       'mirror': self.segmenter.mirror,
       'size': None if self.size is None else list(self.size),
       'frames': self.frames,
+      'reused': self.reused,
       'anchor': self.anchor,
       'seconds': {'total': round(seconds, 3), **stages},
+      'limited_by': max(self.waits, key=lambda stage: self.waits[stage], default=None),
       'warnings': [*warnings, fault] if fault else warnings,
     }
     if self.outputs.summary:
-      _write_json(self.out / 'summary.json', summary)
+      clip_files.write_json(self.out / 'summary.json', summary)
     return summary
 
   def _is_done(self, frame: video.Frame) -> bool:
     heatmap = self.heatmaps / f'{frame.name}.png'
+    # Writers of probabilities would have none for a mask that is only read.
+    if any(form.soft for form in self.outputs.forms):
+      return False
     return (self.masks / f'{frame.name}.png').exists() and (not self.outputs.heatmaps or heatmap.exists())
 
   def _read_mask(self, frame: video.Frame) -> np.ndarray:
@@ -283,34 +324,3 @@ def read_frame(source: video.Source, number: int) -> np.ndarray:
       raise DataError(f'no frame {number}, the clip has {len(source.paths)}', source.name, 'frames count from 0')
     return video.read_image(source.paths[number])
   return next(iter(video.open_source(source.paths[0], start=number, end=number + 1))).image
-
-
-def _results_in(out: Path, masks: Path, heatmaps: Path) -> list[Path]:
-  """What an earlier run left."""
-  files = [path for path in (out / 'overlay.mp4', out / 'summary.json') if path.exists()]
-  folders = [sorted(folder.glob('*.png')) for folder in (masks, heatmaps) if folder.is_dir()]
-  return [*files, *(path for found in folders for path in found)]
-
-
-def _remove_results(out: Path, masks: Path, heatmaps: Path) -> None:
-  """Removes what an earlier run left, and nothing else that lies in these folders."""
-  try:
-    for path in _results_in(out, masks, heatmaps):
-      path.unlink()
-    for folder in (out, masks, heatmaps):
-      for path in folder.glob('.adnet-*.tmp'):  # of a run that was killed
-        path.unlink()
-  except OSError as error:
-    raise DataError(f'cannot be removed: {error.strerror}', error.filename, 'choose another folder') from error
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-  temporary = path.with_name(f'.adnet-{os.getpid()}-summary.tmp')
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
-    os.replace(temporary, path)
-  except OSError as error:
-    with contextlib.suppress(OSError):
-      temporary.unlink()
-    raise DataError(f'cannot be written: {error.strerror}', path, 'free space or choose another folder') from error

@@ -67,10 +67,11 @@ def test_files_and_summary_of_a_clip(segmenter, clip, tmp_path):
   assert len(calls) == 9 == overlay_frames(out / 'overlay.mp4')
   assert json.loads((out / 'summary.json').read_text()) == summary
   assert list(summary) == [
-    'model', 'protocol', 'scales', 'mirror', 'size', 'frames', 'anchor', 'seconds', 'warnings',
+    'model', 'protocol', 'scales', 'mirror', 'size', 'frames', 'reused', 'anchor', 'seconds', 'limited_by', 'warnings',
   ]  # fmt: skip
   assert summary['size'] == list(SIZE) and summary['frames'] == 9 and summary['anchor'] == 0
   assert {'total', 'read', 'network', 'write', 'overlay'} == set(summary['seconds'])
+  assert summary['limited_by'] in summary['seconds'] and summary['reused'] == 0
   soft = list(segmenter.segment(tiny.frames(9, (150, 80)), soft=True))
   for probability, (name, mask) in zip(soft, read_masks(out / 'masks').items(), strict=True):
     np.testing.assert_array_equal(mask, probability > 0.5)
