@@ -81,10 +81,14 @@ def rotation_about_centre(shape: tuple[int, int], degrees: float, mirror: bool) 
 
 def foreground_box(mask: np.ndarray, turn: np.ndarray) -> tuple[float, float, float, float] | None:
   """Box (x0, y0, x1, y1) of the foreground after `turn`, in pixel coordinates; None for an empty mask."""
-  points = cv2.findNonZero(mask)
-  if points is None:
+  left, top, width, height = cv2.boundingRect(mask)
+  if width == 0:
     return None
-  outline = cv2.convexHull(points)[:, 0].astype(np.float64)
+  inside = mask[top : top + height, left : left + width] > 0
+  rows = np.flatnonzero(inside.any(1))
+  # The ends of each row enclose all of it, however it is turned.
+  ends = inside[rows].argmax(1), width - 1 - inside[rows, ::-1].argmax(1)
+  outline = np.concatenate([np.stack([left + x, top + rows], 1) for x in ends]).astype(np.float64)
   turned = outline @ turn[:2, :2].T + turn[:2, 2]
   (x0, y0), (x1, y1) = turned.min(0), turned.max(0)
   return x0, y0, x1, y1
