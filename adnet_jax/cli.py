@@ -8,6 +8,7 @@ from pathlib import Path
 
 from adnet_jax import __version__, exits, options, segment_command
 from adnet_jax.errors import UsageError
+from adnet_jax.server import command as serve_command
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -38,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     ('prepare', _add_prepare, _prepare, 'a data set as records with checksums'),
     ('convert', _add_convert, _convert, 'PyTorch weights to a model file'),
     ('export', _add_export, _export, 'a model with programs traced ahead for given sizes and platforms'),
+    ('serve', serve_command.add_options, serve_command.run, 'a local web page: drop a video, get its masks'),
     ('info', _add_info, _info, 'what a model file holds'),
     ('doctor', lambda _: None, _doctor, 'what this installation can do'),
   ):
