@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import tiny_training
 
 import adnet_jax
 from adnet_jax import errors, train
+
+ROOT = Path(__file__).resolve().parents[1]
+DAVIS = str(ROOT / 'configs' / 'davis.py')
 
 
 @pytest.fixture
@@ -195,3 +201,29 @@ def test_without_tensorboardx_training_goes_on_and_says_so_once(training_config,
   assert not (tmp_path / 'tensorboard').exists() or not list((tmp_path / 'tensorboard').iterdir())
   assert steps(tmp_path) == [0, 1, 2, 3]
   assert len((tmp_path / 'metrics.jsonl').read_text().splitlines()) == 4
+
+
+def test_files_that_never_answer_end_the_run(compiled, data, tmp_path):
+  """As where the storage is gone: the worker's thread is stuck for good, and the process ends all the same."""
+  path, log = tmp_path / 'config.py', tmp_path / 'work' / 'train.jsonl'
+  changes = [*tiny_training.overrides(data), 'data.cache=none', 'steps=10000', 'observe.images_every=0']
+  path.write_text(f'from adnet_jax import config\n\ndef get_config():\n  return config.load({DAVIS!r}, {changes!r})\n')
+  script = (
+    'from adnet_jax import main; from adnet_jax.data import input_pipeline; input_pipeline.STALLED = 3; main.run()'
+  )
+  command = [sys.executable, '-c', script, '--config', path, '--workdir', log.parent, '--mode', 'train']
+  environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(compiled), 'ADNET_COMPILATION_CACHE': '0'}
+  process = subprocess.Popen([*map(str, command)], env=environment, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+  try:
+    limit = time.monotonic() + 300
+    while not log.exists() or len(log.read_text().splitlines()) < 2:
+      assert process.poll() is None and time.monotonic() < limit
+      time.sleep(0.2)
+    for image in sorted(data.glob('JPEGImages/480p/*/*.jpg')):
+      os.mkfifo(tmp_path / 'pipe')
+      os.replace(tmp_path / 'pipe', image)
+    _, text = process.communicate(timeout=60)
+  finally:
+    process.kill()
+  assert process.returncode == errors.DataError.exit_code
+  assert 'error: the data workers gave no sample for' in text.splitlines()[-1]
