@@ -12,13 +12,13 @@ import pytest
 import tiny
 
 from adnet_jax import pipeline
+from adnet_jax.clip_files import Outputs
 from adnet_jax.errors import DataError, DeviceError, UsageError
 from adnet_jax.fleet import job as jobs
 from adnet_jax.fleet import run, worker
 from adnet_jax.fleet.job import Job, is_complete
 from adnet_jax.fleet.plan import make_plan
 from adnet_jax.manifest import Clip
-from adnet_jax.pipeline import Outputs
 
 FRAMES = (32, 24)
 PLAIN = Outputs(overlay=False)
@@ -36,7 +36,7 @@ def write_manifest(folder: Path, counts: dict[str, int], *more: dict[str, str]) 
 
 
 def files(folder: Path) -> dict[str, bytes]:
-  """All files below a folder but hidden ones and seconds; of an overlay only that it is there.
+  """All files below a folder but hidden ones and times; of an overlay only that it is there.
 
   x264 encodes the same pictures to other bytes each time: with AVX-512, or with several threads at a limited rate.
   """
@@ -46,7 +46,7 @@ def files(folder: Path) -> dict[str, bytes]:
     if path.is_file() and not name.startswith('.'):
       content = path.read_bytes()
       if path.name == 'summary.json':
-        content = json.dumps({**json.loads(content), 'seconds': None}).encode()
+        content = json.dumps({**json.loads(content), 'seconds': None, 'limited_by': None}).encode()
       found[name] = b'' if path.name == 'overlay.mp4' else content
   return found
 
@@ -255,10 +255,13 @@ def test_whose_fault_an_error_is():
 
   full = DataError('cannot be written')
   full.__cause__ = OSError(28, 'No space left on device')
+  extra = UsageError('videos need PyAV')
+  extra.__cause__ = ImportError('av')
   for error, scope, code in (
     (DataError('not a video'), 'clip', 3),
     (UsageError('no'), 'clip', 2),
     (full, 'run', 3),
+    (extra, 'run', 2),
     (DeviceError('gone'), 'worker', 6),
     (JaxRuntimeError('RESOURCE_EXHAUSTED'), 'worker', 6),
     (MemoryError(), 'worker', 6),
@@ -266,6 +269,7 @@ def test_whose_fault_an_error_is():
   ):
     fault = jobs.fault_of(error)
     assert (fault.scope, fault.code) == (scope, code) and '\n' not in fault.text and fault.text
+    assert fault.as_error('; more').exit_code == code
 
 
 def test_a_worker_that_does_not_see_the_output_folder_says_so(tmp_path):

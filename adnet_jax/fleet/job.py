@@ -7,13 +7,15 @@ import dataclasses
 import errno
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adnet_jax import pipeline, video
-from adnet_jax.errors import AdnetError, DeviceError
+from adnet_jax.clip_files import Outputs, OverlayForm
+from adnet_jax.errors import AdnetError, DataError, DeviceError, UsageError, WeightsError
 from adnet_jax.manifest import Clip
-from adnet_jax.pipeline import Outputs
-from adnet_jax.segmenter import Segmenter
+
+if TYPE_CHECKING:
+  from adnet_jax.segmenter import Segmenter
 
 # In a clip's folder: why it broke off, beside the masks of the frames before.
 FAILURE = 'failure.json'
@@ -67,6 +69,11 @@ class Fault:
   code: int
   text: str
 
+  def as_error(self, more: str = '') -> AdnetError:
+    """The error of the library that has this code, with more to its text."""
+    kinds = {kind.exit_code: kind for kind in (UsageError, DataError, WeightsError, DeviceError)}
+    return kinds.get(self.code, AdnetError)(self.text + more)
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -81,6 +88,7 @@ class Outcome:
 def make_segmenter(job: Job) -> Segmenter:
   """Sets this process up and loads the model; raises what `set_up` and `from_pretrained` raise."""
   from adnet_jax import environment
+  from adnet_jax.segmenter import Segmenter
 
   environment.set_up(job.device, cache=job.cache)
   return Segmenter.from_pretrained(**job.segmenter, device=job.device)
@@ -121,7 +129,9 @@ def is_complete(folder: Path, outputs: Outputs) -> bool:
   wanted = ['masks', *(['heatmaps'] if outputs.heatmaps else [])]
   if not frames or any(_count(folder / name) != frames for name in wanted):
     return False
-  return not outputs.overlay or (folder / 'overlay.mp4').exists() or any('no overlay' in text for text in warnings)
+  if outputs.overlay and not OverlayForm().files(folder) and not any('no overlay' in text for text in warnings):
+    return False
+  return all(form.files(folder) for form in outputs.forms)
 
 
 def read_summary(folder: Path) -> dict[str, Any] | None:
@@ -142,7 +152,8 @@ def fault_of(error: Exception) -> Fault:
     return Fault('clip', 1, f'{type(error).__name__}: {text} (a defect of adnet-jax)')
   cause: BaseException | None = error
   while cause is not None:
-    if getattr(cause, 'errno', None) in NO_ROOM:
+    # A full disk, or an extra that is not installed.
+    if getattr(cause, 'errno', None) in NO_ROOM or isinstance(cause, ImportError):
       return Fault('run', error.exit_code, text)
     cause = cause.__cause__
   return Fault('worker' if isinstance(error, DeviceError) else 'clip', error.exit_code, text)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from adnet_jax import pipeline
+from adnet_jax import clip_files
 from adnet_jax.errors import DataError, UsageError
 from adnet_jax.fleet.job import Job, is_complete, read_summary
 from adnet_jax.manifest import Clip
@@ -43,7 +43,7 @@ def make_plan(clips: Sequence[Clip], job: Job, unfinished: str | None = None) ->
   for clip in clips:
     folder = job.out / clip.name
     if clip.name in there and not job.outputs.overwrite:
-      pipeline.check_free(folder, job.outputs)
+      clip_files.check_free(folder, job.outputs)
       if job.outputs.resume and clip.name != unfinished and is_complete(folder, job.outputs):
         _check_options(folder, job)
         continue

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from adnet_jax import environment
-from adnet_jax.errors import AdnetError, DataError, DeviceError, UsageError, WeightsError
+from adnet_jax.errors import DataError, DeviceError, UsageError
 from adnet_jax.fleet.job import Fault, Job, Outcome
 from adnet_jax.fleet.report import Report
 from adnet_jax.fleet.worker import PARTS, Worker
@@ -140,7 +140,7 @@ class _Fleet:
       self._report.say(notes)
       if fault is not None:
         self._dismiss(call.actor)
-        raise _error(fault)
+        raise fault.as_error()
       self._started += 1
     elif answer.fault is not None and answer.fault.scope == 'run':
       self._dismiss(call.actor)
@@ -221,12 +221,6 @@ def _resources(ray: Any) -> str:
   """What a cluster has, for messages."""
   there = ray.cluster_resources()
   return ', '.join(f'{there.get(name, 0):g} {name}' for name in RESOURCES.values())
-
-
-def _error(fault: Fault) -> AdnetError:
-  """The typed error of a fault that came from another process as text."""
-  kinds = {kind.exit_code: kind for kind in (UsageError, DataError, WeightsError, DeviceError)}
-  return kinds.get(fault.code, AdnetError)(fault.text)
 
 
 def _import_ray() -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adnet_jax import appending
-from adnet_jax.errors import DataError
+from adnet_jax.errors import AdnetError, DataError
 from adnet_jax.fleet.job import Outcome
 
 FAILURES = 'failures.jsonl'
@@ -79,12 +80,11 @@ class Report:
       what = f'{len(self.failures)} of {self.total} clips failed'
       raise DataError(what, self.path, 'mend or leave out what it names and go on with --resume')
 
-  def stopped(self, outcome: Outcome) -> DataError:
+  def stopped(self, outcome: Outcome) -> AdnetError:
     """The error for an outcome that ends the whole run."""
     assert outcome.fault is not None
-    left = self.total - self._count()
-    what = f'{outcome.clip.name}: {outcome.fault.text}; {left} of {self.total} clips are left'
-    return DataError(what, advice='go on with --resume')
+    left = f'; {self.total - self._count()} of {self.total} clips are left, --resume goes on with them'
+    return dataclasses.replace(outcome.fault, text=f'{outcome.clip.name}: {outcome.fault.text}').as_error(left)
 
   def _count(self) -> int:
     return self.done + self.kept + len(self.failures)

@@ -12,11 +12,15 @@ import os
 import shutil
 import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from adnet_jax import clip_files
 from adnet_jax.errors import DataError
 from adnet_jax.fleet.job import FAILURE, Fault, Job, Outcome, fault_of, is_complete, make_segmenter, segment_into
 from adnet_jax.manifest import Clip
-from adnet_jax.segmenter import Segmenter
+
+if TYPE_CHECKING:
+  from adnet_jax.segmenter import Segmenter
 
 # In the hidden folder: clips that are worked on, NAME~HOST~PROCESS~ATTEMPT each.
 PARTS = 'parts'
@@ -66,9 +70,12 @@ class Worker:
         outcome = Outcome(clip, fault=Fault('worker', 3, 'its files vanished while they were written'))
       elif outcome.fault is None or (part / FAILURE).exists():
         put_in_place(part, final, job)
+    except DataError as error:
+      outcome = Outcome(clip, fault=fault_of(error))
     except OSError as error:
-      fault = fault_of(DataError(f'cannot be written: {error.strerror}', final, 'free space or choose another folder'))
-      outcome = Outcome(clip, fault=fault)
+      failure = DataError(f'cannot be written: {error.strerror}', final, 'free space or choose another folder')
+      failure.__cause__ = error
+      outcome = Outcome(clip, fault=fault_of(failure))
     finally:
       shutil.rmtree(part, ignore_errors=True)
     return Outcome(clip, outcome.summary, outcome.fault, self._said())
@@ -101,6 +108,7 @@ def put_in_place(part: Path, final: Path, job: Job) -> None:
 
   Raises:
     OSError: it cannot be renamed.
+    DataError: what it replaces cannot be removed; it lies in the hidden folder.
   """
   with contextlib.suppress(OSError):
     os.rename(part, final)  # succeeds if nothing is there, or an empty folder
@@ -117,16 +125,9 @@ def put_in_place(part: Path, final: Path, job: Job) -> None:
   except OSError:
     os.rename(aside, final)
     raise
-  _remove_results(aside)
+  (aside / FAILURE).unlink(missing_ok=True)
+  clip_files.remove_results(aside, aside / 'masks', aside / 'heatmaps', job.outputs)
   _bring_back(aside, final)
-
-
-def _remove_results(folder: Path) -> None:
-  for name in ('overlay.mp4', 'summary.json', FAILURE):
-    (folder / name).unlink(missing_ok=True)
-  for inner in (folder, folder / 'masks', folder / 'heatmaps'):
-    for path in [*inner.glob('.adnet-*.tmp'), *(inner.glob('*.png') if inner is not folder else ())]:
-      path.unlink()
 
 
 def _bring_back(aside: Path, final: Path) -> None:
