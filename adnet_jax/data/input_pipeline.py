@@ -23,7 +23,7 @@ from adnet_jax.data import datasets, transforms
 
 # Draws for one sample: where so many hit unreadable files, there is little else.
 MAX_ATTEMPTS = 1000
-# More threads than that wait for Python's lock: docs/training.md.
+# About a millisecond of each pair holds Python's lock: more threads would wait for each other.
 MAX_WORKERS = 16
 # Seconds without any sample, while one is waited for, after which the workers count as dead (fault 27).
 STALLED = 45
