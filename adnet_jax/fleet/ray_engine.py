@@ -23,7 +23,7 @@ from adnet_jax.manifest import Clip
 # Workers that a clip may take with it before it is given up: others are preempted, this one may be what kills them.
 MAX_LOSSES = 5
 # Workers that may be lost in a row, beyond one for each device, before the first one has started.
-MAX_FALSE_STARTS = 3
+MAX_FALSE_STARTS = 10
 # Seconds after which it is said that no worker can be placed.
 PATIENCE = 60.0
 RESOURCES = {'gpu': 'GPU', 'tpu': 'TPU', 'cpu': 'CPU'}
@@ -115,7 +115,8 @@ class _Fleet:
       for _ in range(min(self._size, len(self._queue) + busy) - len(self._calls)):
         actor = self._remote.remote(self._job, self._name)
         self._calls[actor.start.remote()] = _Call(actor, None)
-      done, _ = self._ray.wait(list(self._calls), timeout=PATIENCE)
+      with _own_exceptions():
+        done, _ = self._ray.wait(list(self._calls), timeout=PATIENCE)
       if done:
         self._take(done[0])
       elif not busy:
@@ -131,7 +132,8 @@ class _Fleet:
     """Takes a call's answer, and gives its actor the next clip."""
     call = self._calls.pop(reference)
     try:
-      answer = self._ray.get(reference)
+      with _own_exceptions():
+        answer = self._ray.get(reference)
     except self._ray.exceptions.RayActorError as error:
       self._replace(call, ' '.join(str(error).split()))
       return
@@ -177,6 +179,15 @@ class _Fleet:
   def _dismiss(self, actor: Any) -> None:
     with contextlib.suppress(self._ray.exceptions.RayError):
       self._ray.kill(actor)
+
+
+@contextlib.contextmanager
+def _own_exceptions() -> Iterator[None]:
+  """Unwraps what a signal's handler raised while Ray's compiled code ran, which Python takes for a defect there."""
+  try:
+    yield
+  except SystemError as error:
+    raise error.__cause__ or error from None
 
 
 @contextlib.contextmanager
