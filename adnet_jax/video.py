@@ -15,8 +15,9 @@ from pathlib import Path
 from adnet_jax.errors import DataError, UsageError
 from adnet_jax.images import IMAGE_ENDINGS, read_image
 from adnet_jax.masks import natural_key
+from adnet_jax.outputs.movies import OverlayWriter
 from adnet_jax.sources import Frame, FrameFiles, Source, VideoFile
-from adnet_jax.writers import OverlayWriter, draw_overlay, reason, write_heatmap, write_mask
+from adnet_jax.writers import draw_overlay, reason, write_heatmap, write_mask
 
 __all__ = [
   'Frame', 'OverlayWriter', 'Source', 'check_output', 'draw_overlay', 'open_source', 'output_names', 'read_image',

@@ -19,8 +19,8 @@ from PIL import Image
 
 from adnet_jax import images, sources
 from adnet_jax.errors import DataError, UsageError
+from adnet_jax.outputs.movies import OverlayWriter
 from adnet_jax.video import check_output, open_source, output_names, read_image, resolve_inputs
-from adnet_jax.writers import OverlayWriter
 
 CORNERS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255))  # top left, top right, bottom left, bottom right
 
