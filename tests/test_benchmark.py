@@ -55,6 +55,14 @@ def test_input_says_what_the_step_needs_and_which_limits(tmp_path, seconds, limi
   assert len(verdicts) == 2 and all(limits in row['what'] for row in verdicts)
 
 
+def test_forms_of_convolutions_and_attention(tmp_path):
+  sections = run(tmp_path, 'convolutions', 'attention', 'tiling')['sections']
+  assert all('not possible' not in row['what'] for section in sections.values() for row in section)
+  assert {row['what'].split(': ')[-1] for row in sections['convolutions']} >= {'plain', 'taps', 'Winograd'}
+  assert all(row['TFLOP/s'] > 0 for row in sections['attention'])
+  assert 0 < sections['tiling'][0]['share filled'] < 1
+
+
 def test_a_model_that_is_not_there_is_said(tmp_path):
   (row,) = run(tmp_path, 'end-to-end', '--model', tmp_path / 'none.safetensors')['sections']['end-to-end']
   assert row['what'].startswith('not measured: ')
@@ -82,4 +90,6 @@ def test_table_aligns_rows_with_other_columns():
 def test_unknown_section(capsys):
   with pytest.raises(SystemExit):
     benchmark.main(['modle'])
-  assert 'expected some of model, end-to-end, train-step, input' in capsys.readouterr().err
+  assert (
+    'expected some of model, end-to-end, train-step, input, convolutions, attention, tiling' in capsys.readouterr().err
+  )

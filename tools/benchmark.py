@@ -5,6 +5,8 @@
   python tools/benchmark.py end-to-end --model adnet-compact --input CLIP
   python tools/benchmark.py train-step --config configs/davis.py --crop 321 481 --config-key batch=4
   python tools/benchmark.py input --data DAVIS --json benchmark.json
+  python tools/benchmark.py convolutions attention             # the forms that layers.conv and attend choose between
+  python tools/benchmark.py tiling                             # how much of a TPU's matrix unit the shapes fill
 
 What is compared runs in turns within one process (ours, theirs, ours, theirs, ...), so that a busy machine slows both;
 `ratio` is that of the best times. Beside each wall time stands the process's CPU time, all threads together, which
@@ -25,7 +27,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]  # the package as it stands here, and the oracle
 
-from tools.benchmarks import end_to_end, inputs, measuring, model, train_step  # noqa: E402
+from tools.benchmarks import end_to_end, forms, inputs, measuring, model, train_step  # noqa: E402
 from tools.benchmarks.measuring import Row, table  # noqa: E402
 
 # In the order in which they run; each has options of its own.
@@ -34,6 +36,9 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
   'end-to-end': end_to_end.run,
   'train-step': train_step.run,
   'input': inputs.run,
+  'convolutions': forms.convolutions,
+  'attention': forms.attention,
+  'tiling': forms.tiling,
 }
 
 
