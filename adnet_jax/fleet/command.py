@@ -41,7 +41,7 @@ def segment(a: argparse.Namespace, threshold: float) -> None:
       reading={'start': a.start, 'end': a.end, 'every': a.every, 'skip_bad': a.skip_bad},
       treatment=segment_command.treatment_of(a),
       device=a.device,
-      cache=not a.no_cache,
+      cache=segment_command.cache_of(a),
     ),
     engine=a.engine or 'plain',
     workers=a.workers,

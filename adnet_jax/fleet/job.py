@@ -37,7 +37,7 @@ class Job:
     reading: options of `open_source`.
     treatment: further arguments of `segment_clip`, such as the anchor's number.
     device: 'cpu', 'gpu', 'tpu' or None for what is there.
-    cache: whether compiled programs are kept.
+    cache: whether compiled programs are kept, or where.
   """
 
   out: Path
@@ -47,7 +47,7 @@ class Job:
   reading: dict[str, Any] = dataclasses.field(default_factory=dict)
   treatment: dict[str, Any] = dataclasses.field(default_factory=dict)
   device: str | None = None
-  cache: bool = True
+  cache: bool | Path = True
 
   @property
   def hidden(self) -> Path:

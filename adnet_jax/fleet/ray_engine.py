@@ -46,7 +46,7 @@ def run(job: Job, clips: Sequence[Clip], report: Report, *, workers: int | None,
     DeviceError: no cluster there, no such device in it, or workers that die before they have done anything.
     AdnetError: what every worker would meet: the model cannot be loaded, the disk is full.
   """
-  ray = _import_ray()
+  ray = import_ray()
   if not clips:
     return
   with _marked(job) as name, _cluster(ray, address, workers):
@@ -234,7 +234,7 @@ def _resources(ray: Any) -> str:
   return ', '.join(f'{there.get(name, 0):g} {name}' for name in RESOURCES.values())
 
 
-def _import_ray() -> Any:
+def import_ray() -> Any:
   """Ray, without its reports of usage; UsageError where it is not installed."""
   os.environ.setdefault('RAY_USAGE_STATS_ENABLED', '0')
   try:

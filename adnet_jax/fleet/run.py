@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from adnet_jax import appending, lock
+from adnet_jax import lock
 from adnet_jax.errors import DataError, UsageError
 from adnet_jax.fleet.job import Job, make_segmenter, segment_into
 from adnet_jax.fleet.plan import make_plan
@@ -40,12 +40,14 @@ def segment_manifest(
   clips = read_manifest(manifest)
   if not job.outputs.resume:
     make_plan(clips, job)  # what is refused is refused before anything is made
+  if engine == 'ray':
+    from adnet_jax.fleet import ray_engine
+
+    ray_engine.import_ray()
   with _held(job):
     plan = make_plan(clips, job, _unfinished(job))
     report = Report(job.out, len(clips), plan.kept)
     if engine == 'ray':
-      from adnet_jax.fleet import ray_engine
-
       ray_engine.run(job, plan.todo, report, workers=workers, address=address)
     else:
       _run_here(job, plan.todo, report)
@@ -57,12 +59,14 @@ def _run_here(job: Job, clips: Sequence[Clip], report: Report) -> None:
   segmenter = make_segmenter(job) if clips else None
   for clip in clips:
     assert segmenter is not None
-    appending.write_whole(job.hidden / CURRENT, clip.name)
+    with contextlib.suppress(OSError):  # where there is no room for it, the clip's own files say so
+      (job.hidden / CURRENT).write_text(clip.name, encoding='utf-8')
     outcome = segment_into(job.out / clip.name, segmenter, job, clip, job.outputs)
     if outcome.fault is not None and outcome.fault.scope == 'run':
       raise report.stopped(outcome)
     report.add(outcome)
-  (job.hidden / CURRENT).unlink(missing_ok=True)
+  with contextlib.suppress(OSError):
+    (job.hidden / CURRENT).unlink(missing_ok=True)
 
 
 def _unfinished(job: Job) -> str | None:
