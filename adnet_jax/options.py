@@ -6,7 +6,7 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -25,6 +25,15 @@ class Parser(argparse.ArgumentParser):
     close = difflib.get_close_matches(name, known, n=1)
     advice = f', did you mean {close[0]}?' if close else ' (a name that begins with - goes after --)'
     self.error(f'unknown argument {name}{advice if name.startswith("-") else ""}')
+
+
+def actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+  """Every option and argument of a parser and of its commands."""
+  for action in parser._actions:
+    yield action
+    if isinstance(action, argparse._SubParsersAction):
+      for command in action.choices.values():
+        yield from actions(command)
 
 
 def checked(kind: Callable, allowed: Callable, text: str) -> Callable:

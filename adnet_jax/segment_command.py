@@ -61,6 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     metavar='T',
     help='a frame takes the mask before where nothing changed by more, of 255',
   )
+  add('--cache', type=Path, metavar='DIR', help="where compiled programs are kept (default: the user's cache folder)")
   add('--no-cache', action='store_true', help='do not keep compiled programs')
   add('--engine', choices=('plain', 'ray'), help='who does a manifest: this process (the default), or Ray actors')
   add('--workers', type=options.natural, metavar='N', help='Ray actors (default: one a device, on CPUs one a machine)')
@@ -72,6 +73,11 @@ def outputs_of(a: argparse.Namespace) -> Outputs:
   from adnet_jax.pipeline import Outputs
 
   return Outputs(heatmaps=a.heatmaps, overlay=not a.no_overlay, resume=a.resume, overwrite=a.overwrite)
+
+
+def cache_of(a: argparse.Namespace) -> bool | Path:
+  """`cache` of `environment.set_up`."""
+  return a.cache if a.cache is not None and not a.no_cache else not a.no_cache
 
 
 def treatment_of(a: argparse.Namespace) -> dict[str, Any]:
@@ -105,7 +111,7 @@ def run(a: argparse.Namespace) -> None:
   from adnet_jax import environment
   from adnet_jax import segmenter as segmenter_lib
 
-  environment.set_up(a.device, cache=not a.no_cache)
+  environment.set_up(a.device, cache=cache_of(a))
   segmenter = segmenter_lib.Segmenter.from_pretrained(
     a.model, a.protocol, a.scales, a.mirror, a.size, threshold=threshold, batch=a.batch, device=a.device
   )

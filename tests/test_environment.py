@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
+import subprocess
+import sys
 
 import jax
 import pytest
 from absl import logging as absl_logging
 
-from adnet_jax import environment
-from adnet_jax.errors import DeviceError
+from adnet_jax import doctor, environment
+from adnet_jax.errors import DeviceError, UsageError
 
 
 @pytest.fixture(autouse=True)
 def restored(monkeypatch, tmp_path):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+  monkeypatch.delenv('ADNET_COMPILATION_CACHE', raising=False)
   handlers, cache = logging.getLogger().handlers[:], jax.config.jax_compilation_cache_dir
+  size = jax.config.jax_compilation_cache_max_size
   yield
+  jax.config.update('jax_compilation_cache_max_size', size)
   logging.getLogger().handlers[:] = handlers
   jax.config.update('jax_default_device', None)
   jax.config.update('jax_compilation_cache_dir', cache)
@@ -31,6 +37,49 @@ def test_compiled_programs_are_kept_in_the_users_cache(tmp_path, monkeypatch):
   jax.config.update('jax_compilation_cache_dir', None)
   environment.set_up('cpu', cache=False)
   assert jax.config.jax_compilation_cache_dir is None
+
+
+def test_compiled_programs_go_where_they_are_told(tmp_path, monkeypatch):
+  monkeypatch.setenv('ADNET_COMPILATION_CACHE', str(tmp_path / 'by variable'))
+  environment.set_up('cpu')
+  assert jax.config.jax_compilation_cache_dir == str(tmp_path / 'by variable')
+  assert str(tmp_path / 'by variable') in doctor.report()
+  environment.set_up('cpu', cache=tmp_path / 'by option')
+  assert jax.config.jax_compilation_cache_dir == str(tmp_path / 'by option')
+  (tmp_path / 'file').write_text('')
+  with pytest.raises(UsageError, match='choose another --cache'):
+    environment.set_up('cpu', cache=tmp_path / 'file')
+
+
+def test_entries_of_processes_that_died_while_writing_are_dropped(tmp_path):
+  folder = tmp_path / 'compiled'
+  folder.mkdir()
+  for name in ('whole-cache', 'whole-atime', 'torn-cache', 'being written-cache'):
+    (folder / name).write_bytes(b'1')
+    if name != 'being written-cache':
+      os.utime(folder / name, (1e9, 1e9))
+  environment.set_up('cpu', cache=folder)
+  assert sorted(path.name for path in folder.iterdir()) == ['being written-cache', 'whole-atime', 'whole-cache']
+
+
+SHARING = """
+import sys
+from pathlib import Path
+from adnet_jax import environment
+environment.set_up('cpu', cache=Path(sys.argv[1]))
+import jax, jax.numpy as jnp
+jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
+for n in range(1, 30):
+  assert float(jax.jit(lambda x: jnp.sin(x).sum() + n)(jnp.zeros(n))) == n
+"""
+
+
+def test_two_processes_share_a_cache(tmp_path):
+  command = [sys.executable, '-W', 'error', '-c', SHARING, str(tmp_path / 'compiled')]
+  both = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+  assert [(process.communicate(timeout=200)[1], process.returncode) for process in both] == [('', 0)] * 2
+  entries = {path.name for path in (tmp_path / 'compiled').glob('*-cache')}
+  assert len(entries) >= 29 and all((tmp_path / 'compiled' / f'{e[:-6]}-atime').exists() for e in entries)
 
 
 def test_a_cache_that_cannot_be_written_is_left_out(tmp_path, monkeypatch):
@@ -65,14 +114,14 @@ def test_a_gpu_that_jax_cannot_use_is_said(capsys, monkeypatch):
   assert capsys.readouterr().err.startswith('warning: a GPU is present')
   environment.set_up('cpu', cache=False)
   assert not capsys.readouterr().err
-  assert "pip install 'adnet-jax[cuda]'" in environment.report()
+  assert "pip install 'adnet-jax[cuda]'" in doctor.report()
 
 
 def test_the_report_has_advice_for_each_missing_extra(monkeypatch, tiny_model):
   monkeypatch.setenv('ADNET_MODELS', str(tiny_model.parent))
   find = importlib.util.find_spec
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None if name == 'av' else find(name))
-  report = environment.report()
+  report = doctor.report()
   assert "video: no, reading videos and writing the overlay: pip install 'adnet-jax[video]'" in report
   assert 'devices: ' in report and f'tiny: {tiny_model}' in report and 'compilation cache: ' in report
 

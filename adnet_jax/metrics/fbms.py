@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from adnet_jax.metrics.region import check_pair
 
@@ -203,6 +202,9 @@ def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def _assignment(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
   """Pairs of a row and a column whose F, in whole steps, add up to the most."""
+  # Half a second to import, for a rule that few ask for.
+  from scipy.optimize import linear_sum_assignment
+
   # In single precision, as the program has it: a product just below a whole number may round up to it.
   steps = (f.astype(np.float32) * np.float32(_STEPS)).astype(np.int64)
   return linear_sum_assignment(steps, maximize=True)
