@@ -34,12 +34,9 @@ async def stream(jobs: Jobs, job: Job) -> AsyncIterator[bytes]:
     while not jobs.stopping:
       description = jobs.describe(job)
       if job.run is not run:
-        run, sent = job.run, 0
-      if description != said:
-        said, last = description, time.monotonic()
+        # Whose masks these are is said before the masks, that the last of them is there after them.
+        run, sent, said = job.run, 0, description
         yield event('job', description)
-      if job.state == CANCELLED:
-        return
       # What is known to be on the disk; more may come while these are sent.
       done = run.done
       for index in range(max(sent, done - BEHIND), done):
@@ -50,6 +47,11 @@ async def stream(jobs: Jobs, job: Job) -> AsyncIterator[bytes]:
         yield event('mask', {'run': run.number, 'index': index, 'png': base64.b64encode(picture).decode()})
         last = time.monotonic()
       sent = done
+      if description != said:
+        said, last = description, time.monotonic()
+        yield event('job', description)
+      if job.state == CANCELLED:
+        return
       if time.monotonic() - last > HEARTBEAT:
         last = time.monotonic()
         yield b': still here\n\n'

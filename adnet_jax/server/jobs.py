@@ -157,12 +157,13 @@ class Jobs:
         job.run.stop()
       self._changed.notify_all()
 
-  def stop(self, timeout: float = 20.0) -> None:
-    """As `close`, waits for the worker and removes every file."""
+  def stop(self, timeout: float = 10.0) -> bool:
+    """As `close`, waits for the worker and removes every file; gives whether the worker has ended."""
     self.close()
     for thread in self._threads:
       thread.join(timeout)
     shutil.rmtree(self._root, ignore_errors=True)
+    return not any(thread.is_alive() for thread in self._threads)
 
   @property
   def stopping(self) -> bool:
@@ -208,7 +209,8 @@ class Jobs:
       job = self._jobs.get(job_id)
       if job is None:
         raise Refused(404, 'There is no such job, or it was removed.')
-      job.seen = self._clock()
+      if job.state != CANCELLED:
+        job.seen = self._clock()
       return job
 
   @contextlib.contextmanager

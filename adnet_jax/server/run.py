@@ -21,7 +21,7 @@ from adnet_jax.errors import UsageError
 from adnet_jax.exits import INTERRUPTED, TERMINATED
 from adnet_jax.segmenter import Segmenter
 from adnet_jax.server import app, jobs, maps, security, uploads, work
-from adnet_jax.writers import import_av
+from adnet_jax.writers import import_av, reason
 
 PREFIX = 'adnet-serve-'
 LIMITS = uploads.Limits()
@@ -71,8 +71,11 @@ def serve(
       print(f'page: {address}' + ('' if token is None else f'?token={token}') + ' (Ctrl-C ends it)', flush=True)
       status = _until_signal(server, listener)
     finally:
-      queue.stop()
-  print('stopped: every upload and result is removed', file=sys.stderr)
+      ended = queue.stop()
+  print('stopped: every upload and result is removed', file=sys.stderr, flush=True)
+  if not ended:
+    # A program that is being compiled cannot be interrupted, and would bring the interpreter's own end down.
+    os._exit(status)
   return status
 
 
@@ -116,12 +119,13 @@ def _until_signal(server: Server, listener: socket.socket) -> int:
 
 
 def _listen(host: str, port: int) -> socket.socket:
+  if port > 65_535:
+    raise UsageError('no such port', str(port), 'ports end at 65535')
   try:
     family = socket.AF_INET6 if ':' in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=128)
-  except (OSError, OverflowError) as error:
-    why = getattr(error, 'strerror', None) or str(error)
-    raise UsageError(f'cannot listen: {why}', f'{host}:{port}', 'choose another --host or --port') from error
+  except OSError as error:
+    raise UsageError(f'cannot listen: {reason(error)}', f'{host}:{port}', 'choose another --host or --port') from error
 
 
 @contextlib.contextmanager
