@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import dataclasses
+import glob
 import os
 import shutil
 import signal
@@ -168,6 +169,8 @@ class _Fleet:
         raise DeviceError(f'no worker survives its start: {reason[:300]}', None, "Ray's log files say more")
       return
     name = call.clip.name
+    for part in (self._job.hidden / PARTS).glob(f'{glob.escape(name)}~*~{self._lost[name]}'):
+      shutil.rmtree(part, ignore_errors=True)  # the room that it takes is needed
     self._lost[name] += 1
     if self._lost[name] < MAX_LOSSES:
       self._report.say((f'note: {name}: its worker was lost, another one begins it again ({self._lost[name]})',))
