@@ -14,6 +14,7 @@ import numpy as np
 
 from adnet_jax import video
 from adnet_jax.errors import DataError, UsageError
+from adnet_jax.outputs import forms
 
 
 class Writer(Protocol):
@@ -83,6 +84,7 @@ class Outputs:
     resume: keep the masks that exist and go on at the first missing one.
     overwrite: remove earlier results, as soon as the first frame was read.
     forms: what else is written.
+    mask_form: how masks are stored (see `writers.write_mask`).
   """
 
   heatmaps: bool = False
@@ -91,6 +93,7 @@ class Outputs:
   resume: bool = False
   overwrite: bool = False
   forms: tuple[Form, ...] = ()
+  mask_form: str = '0-255'
 
   @property
   def soft(self) -> bool:
@@ -104,7 +107,7 @@ class OverlayForm:
   stage, soft = 'overlay', False
 
   def open(self, out: Path, source: video.Source) -> Writer:
-    return _Overlay(video.OverlayWriter(out / 'overlay.mp4', source.rate, bit_rate=source.overlay_bit_rate))
+    return _Overlay(forms.open_movie(video.OverlayWriter, out / 'overlay.mp4', source))
 
   def files(self, out: Path) -> list[Path]:
     return [path for path in (out / 'overlay.mp4',) if path.exists()]
@@ -133,11 +136,20 @@ def remove_results(out: Path, masks: Path, heatmaps: Path, outputs: Outputs) -> 
   try:
     for path in _results_in(out, masks, heatmaps, outputs):
       path.unlink()
-    for folder in (out, masks, heatmaps):
+    for folder in (out, masks, heatmaps, *forms.folders(out)):
       for path in folder.glob('.adnet-*.tmp'):  # of a run that was killed
         path.unlink()
   except OSError as error:
     raise DataError(f'cannot be removed: {error.strerror}', error.filename, 'choose another folder') from error
+
+
+def written(out: Path, masks: Path, heatmaps: Path, outputs: Outputs) -> list[str]:
+  """Files and folders of a clip's folder that this run has written, folders with a slash at the end."""
+  wanted = (OverlayForm(), *outputs.forms) if outputs.overlay else outputs.forms
+  entries = {out / path.relative_to(out).parts[0] for form in wanted for path in form.files(out)}
+  entries |= {masks, heatmaps} if outputs.heatmaps else {masks}
+  found = (entry for entry in entries if entry.parent == out and entry.exists())
+  return sorted(f'{entry.name}/' if entry.is_dir() else entry.name for entry in found)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -155,7 +167,9 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def _results_in(out: Path, masks: Path, heatmaps: Path, outputs: Outputs) -> list[Path]:
   """What an earlier run left."""
-  files = [path for form in (OverlayForm(), *outputs.forms) for path in form.files(out)]
+  # Of forms that are not wanted, too: beside new masks they would show old ones.
+  own = [path for form in (OverlayForm(), *outputs.forms) for path in form.files(out)]
+  files = list(dict.fromkeys([*own, *forms.results(out)]))
   files += [path for path in (out / 'summary.json',) if path.exists()]
   folders = [sorted(folder.glob('*.png')) for folder in (masks, heatmaps) if folder.is_dir()]
   return [*files, *(path for found in folders for path in found)]

@@ -239,7 +239,7 @@ class _Run:
       if self.outputs.heatmaps and probability is not None:
         heatmap = self.heatmaps / path.name
         writing.submit('write', probability.nbytes, video.write_heatmap, heatmap, probability)
-      writing.submit('write', mask.nbytes, video.write_mask, path, mask)
+      writing.submit('write', mask.nbytes, video.write_mask, path, mask, self.outputs.mask_form)
     size = frame.image.nbytes + mask.nbytes + (0 if probability is None else probability.nbytes)
     for stage, writer in writers.items():
       writing.submit_in_order(stage, size, writer.write, frame.image, mask, probability, frame.name, frame.time)
@@ -296,6 +296,7 @@ class _Run:
       'anchor': self.anchor,
       'seconds': {'total': round(seconds, 3), **stages},
       'limited_by': max(self.waits, key=lambda stage: self.waits[stage], default=None),
+      'files': clip_files.written(self.out, self.masks, self.heatmaps, self.outputs),
       'warnings': [*warnings, fault] if fault else warnings,
     }
     if self.outputs.summary:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from adnet_jax import DEFAULT_MODEL, options
 from adnet_jax.errors import UsageError
+from adnet_jax.outputs import options as output_options
 
 if TYPE_CHECKING:
   from adnet_jax.pipeline import Outputs
@@ -41,8 +42,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
   add('--threshold', type=options.probability, metavar='P', help='probability above which is foreground (default: .5)')
   add('--batch', type=options.natural, metavar='N', help='frames at a time (default: by size and device)')
   add('--device', choices=('cpu', 'gpu', 'tpu'), help='default: what JAX prefers')
-  add('--heatmaps', action='store_true', help='16-bit probabilities too')
-  add('--no-overlay', action='store_true', help='no overlay.mp4')
   add('--overwrite', action='store_true', help='replace earlier results')
   add('--resume', action='store_true', help='go on at the first missing mask')
   add('--skip-bad', action='store_true', help='leave out frames that cannot be read')
@@ -66,13 +65,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
   add('--engine', choices=('plain', 'ray'), help='who does a manifest: this process (the default), or Ray actors')
   add('--workers', type=options.natural, metavar='N', help='Ray actors (default: one a device, on CPUs one a machine)')
   add('--address', metavar='HOST:PORT', help='of a Ray cluster, or auto (default: one is started on this machine)')
+  output_options.add_options(parser)
 
 
 def outputs_of(a: argparse.Namespace) -> Outputs:
   """What the options want written."""
   from adnet_jax.pipeline import Outputs
 
-  return Outputs(heatmaps=a.heatmaps, overlay=not a.no_overlay, resume=a.resume, overwrite=a.overwrite)
+  return Outputs(resume=a.resume, overwrite=a.overwrite, **output_options.written_by(a))
 
 
 def cache_of(a: argparse.Namespace) -> bool | Path:
@@ -92,11 +92,13 @@ def run(a: argparse.Namespace) -> None:
     raise UsageError('--overwrite and --resume exclude each other', '--overwrite, --resume', 'give one')
   if a.protocol == 'released' and a.threshold is not None:
     raise UsageError('the protocol released has a threshold of its own', '--protocol, --threshold', 'leave out one')
+  output_options.check_submission(a)
   threshold = postprocess.PAPER_THRESHOLD if a.threshold is None else a.threshold
   if manifest.is_manifest(a.inputs) or a.engine or a.workers or a.address:
     from adnet_jax.fleet import command
 
     command.segment(a, threshold)
+    output_options.write_submission(a)
     return
   inputs = a.inputs or [SAMPLE / 'JPEGImages' / '480p' / SAMPLE_CLIP]
   weights.check_is_file(weights.find_model(a.model))
@@ -129,8 +131,12 @@ def run(a: argparse.Namespace) -> None:
       f'{source.name}: {summary["frames"]} masks in {folder / "masks"}, {seconds:.1f} s, limited by '
       f'{summary["limited_by"]}, network at {width}x{height}'
     )
+    for form in outputs.forms:
+      for path in form.files(folder)[:1]:
+        print(f'{source.name}: {form.stage} in {path if path.parent == folder else path.parent}')
     if outputs.overlay and (folder / 'overlay.mp4').exists():
       print(f'{source.name}: overlay in {folder / "overlay.mp4"}')
+  output_options.write_submission(a, {source.name: folder for source, folder in zip(sources, folders, strict=True)})
   if not a.inputs:
     _score_sample(folders[0])
 

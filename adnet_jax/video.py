@@ -29,6 +29,7 @@ VIDEO_ENDINGS = (
   '.3gp', '.avi', '.flv', '.gif', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts', '.ogv', '.ts',
   '.webm', '.wmv',
 )  # fmt: skip
+VIDEOS_WRITTEN = ('overlay.mp4', 'cutout.webm', 'cutout.mov', 'background.mp4', 'comparison.mp4')
 READ = f'read are videos that FFmpeg knows and images ending in {" ".join(IMAGE_ENDINGS)}'
 
 Input = str | os.PathLike
@@ -131,12 +132,12 @@ def check_output(inputs: Iterable[Source | Input], out: str | Path) -> None:
       if source.folder is not None and _inside(target, source.folder):
         what = 'the output folder is or lies in the input folder, masks would be read as frames'
         raise UsageError(what, f'{target} in {source.folder}', 'choose an output folder outside of it')
-    written = {place / 'masks', place / 'heatmaps'}
+    written = {place / 'masks', place / 'heatmaps', place / 'cutouts'}
     for folder in {path.parent for path in source.paths}:
       if source.kind == 'frames' and any(_same(folder, target) for target in written):
         raise UsageError('results would be written over the input', folder, 'choose another output folder')
-    if _same(source.paths[0], place / 'overlay.mp4'):
-      raise UsageError('the overlay would be written over the input', source.paths[0], 'choose another output folder')
+    if any(_same(source.paths[0], place / name) for name in VIDEOS_WRITTEN):
+      raise UsageError('a video would be written over the input', source.paths[0], 'choose another output folder')
 
 
 @dataclasses.dataclass

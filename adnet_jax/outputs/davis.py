@@ -31,8 +31,12 @@ def write_submission(clips: Mapping[str, Path], target: Path) -> None:
     DataError: a mask cannot be read, or a file not be written.
   """
   if target.suffix.lower() != '.zip':
+    written = set()
     for name, data in _files(clips):
       write_bytes(target / name, data)
+      written.add(target / name)
+    for path in {path for clip in clips for path in (target / clip).glob('*.png')} - written:
+      path.unlink()  # of an earlier, longer run
     return
   part = temporary(target)
   try:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,7 +23,20 @@ from adnet_jax.writers import draw_overlay, import_av, write_png
 
 BLUR = 'blur'
 COLOURS = {'black': '000000', 'white': 'ffffff', 'green': '00b140', 'blue': '0047bb', 'grey': '808080'}
+# Where each form is written, below the clip's folder.
+FILES = {
+  'webm': 'cutout.webm',
+  'prores': 'cutout.mov',
+  'background': 'background.mp4',
+  'comparison': 'comparison.mp4',
+  'cutouts': 'cutouts/*.png',
+  'svg': 'outlines/*.svg',
+  'outline': 'outline.svg',
+  'rle': 'detections.json',
+}
+MOVIES = ('webm', 'prores', 'background', 'comparison')
 Draw = Callable[[np.ndarray, np.ndarray], np.ndarray]
+M = TypeVar('M', bound=MovieWriter)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,11 +61,11 @@ class MovieForm:
     return self.name
 
   def open(self, out: Path, source: Source) -> PictureWriter:
-    movie = MovieWriter(out / MOVIES[self.name], source.rate, **movie_options(source, out / MOVIES[self.name]))
-    return PictureWriter(movie, _drawing(self.name, self.behind), movie_warnings(source, movie.path))
+    movie = open_movie(MovieWriter, out / FILES[self.name], source)
+    return PictureWriter(movie, _drawing(self.name, self.behind))
 
   def files(self, out: Path) -> list[Path]:
-    return _existing(out / MOVIES[self.name])
+    return files_of(self.name, out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +79,7 @@ class CutoutForm:
     return CutoutWriter(out / 'cutouts')
 
   def files(self, out: Path) -> list[Path]:
-    return sorted((out / 'cutouts').glob('*.png'))
+    return files_of(self.stage, out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +95,7 @@ class OutlineForm:
     return outlines.SvgFilmWriter(out / 'outline.svg', source.rate)
 
   def files(self, out: Path) -> list[Path]:
-    return sorted((out / 'outlines').glob('*.svg')) if self.stage == 'svg' else _existing(out / 'outline.svg')
+    return files_of(self.stage, out)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,30 +113,41 @@ class CocoForm:
     return coco.CocoWriter(out / 'detections.json', source.name, files)
 
   def files(self, out: Path) -> list[Path]:
-    return _existing(out / 'detections.json')
+    return files_of(self.stage, out)
 
 
 AnyForm = MovieForm | CutoutForm | OutlineForm | CocoForm
-MOVIES = {
-  'webm': 'cutout.webm',
-  'prores': 'cutout.mov',
-  'background': 'background.mp4',
-  'comparison': 'comparison.mp4',
-}
-FORMS = (*MOVIES, 'cutouts', 'svg', 'outline', 'rle')
+
+
+def files_of(name: str, out: Path) -> list[Path]:
+  """Files of a form in a clip's folder, from an earlier run."""
+  folder, slash, pattern = FILES[name].partition('/')
+  return sorted((out / folder).glob(pattern)) if slash else [path for path in (out / folder,) if path.exists()]
+
+
+def results(out: Path) -> list[Path]:
+  """Files of whatever form in a clip's folder, from an earlier run."""
+  return [path for name in FILES for path in files_of(name, out)]
+
+
+def folders(out: Path) -> list[Path]:
+  """Folders below a clip's own one that forms write into."""
+  return [out / file.partition('/')[0] for file in FILES.values() if '/' in file]
 
 
 def make_forms(names: Iterable[str], behind: str = BLUR) -> tuple[AnyForm, ...]:
   """Forms by name, each once.
 
   Args:
-    names: of FORMS.
+    names: of FILES.
     behind: what `background` puts behind the foreground (see `MovieForm`).
 
   Raises:
     UsageError: a name or colour that is not known; an extra that is not installed.
     DataError: the background's image cannot be read.
   """
+  if Path(behind).exists():
+    behind = str(Path(behind).absolute())  # forms travel to processes that work elsewhere
   forms: list[AnyForm] = []
   for name in dict.fromkeys(names):
     if name in MOVIES:
@@ -133,8 +157,8 @@ def make_forms(names: Iterable[str], behind: str = BLUR) -> tuple[AnyForm, ...]:
     elif name in ('cutouts', 'rle'):
       forms.append(CutoutForm() if name == 'cutouts' else CocoForm())
     else:
-      close = difflib.get_close_matches(name, FORMS, n=1)
-      advice = f'did you mean {close[0]}?' if close else f'known are {", ".join(FORMS)}'
+      close = difflib.get_close_matches(name, FILES, n=1)
+      advice = f'did you mean {close[0]}?' if close else f'known are {", ".join(FILES)}'
       raise UsageError(f'unknown output {name!r}', advice=advice)
   return tuple(forms)
 
@@ -170,27 +194,22 @@ def export(
   return [path for form in forms for path in form.files(out)], [text for one in writers for text in one.warnings]
 
 
-def movie_options(source: Source, path: Path) -> dict[str, Any]:
-  """Arguments of a MovieWriter for videos of a clip: its colours and sound, and how large it may be."""
-  about = media.describe(source)
-  if source.every > 1:
-    about = dataclasses.replace(about, sound=None)
+def open_movie(kind: type[M], path: Path, source: Source) -> M:
+  """A video of a clip, with its colours and sound, about as large as its own at most (ProRes apart)."""
+  about, left_out = media.describe(source), False
+  if source.every > 1 and about.sound is not None:
+    about, left_out = dataclasses.replace(about, sound=None), True
   limit = None if path.suffix == '.mov' else source.overlay_bit_rate
-  return {'media': about, 'bit_rate': limit, 'to_end': source.end is None, 'length': source.length}
-
-
-def movie_warnings(source: Source, path: Path) -> list[str]:
-  """What the user should know of a video before it is begun."""
-  if source.every > 1 and media.describe(source).sound is not None:
-    return [f'{path.name} has no sound, as frames are left out (--every)']
-  return []
+  movie = kind(path, source.rate, media=about, bit_rate=limit, to_end=source.end is None, length=source.length)
+  if left_out:
+    movie.warnings.append(f'{path.name} has no sound, as frames are left out (--every)')
+  return movie
 
 
 class PictureWriter:
   """Draws each frame and adds it to a video."""
 
-  def __init__(self, movie: MovieWriter, draw: Draw, warnings: Sequence[str] = ()):
-    movie.warnings += warnings
+  def __init__(self, movie: MovieWriter, draw: Draw):
     self._movie, self._draw, self.warnings = movie, draw, movie.warnings
     self.close, self.abort = movie.close, movie.abort
 
@@ -235,7 +254,3 @@ def _drawing(name: str, behind: str) -> Draw:
   image = read_image(behind)
   fitted = functools.lru_cache(maxsize=1)(lambda shape: compose.cover(image, shape))
   return lambda rgb, mask: compose.over(rgb, mask, fitted(mask.shape))
-
-
-def _existing(path: Path) -> list[Path]:
-  return [path] if path.exists() else []

@@ -33,12 +33,13 @@ class Colour:
 
 @dataclasses.dataclass(frozen=True)
 class Sound:
-  """A sound track: its file, stream number, codec, and bits per second where the file says so."""
+  """A sound track: its file, stream number and codec; bits per second and end on its clock where the file says so."""
 
   path: Path
   index: int
   codec: str
-  bit_rate: int | None
+  bit_rate: int | None = None
+  end: Fraction | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +70,9 @@ def describe(source: Source) -> Media:
       return Media()
     sound = None
     if track is not None and track.codec_context is not None:
-      sound = Sound(source.paths[0], track.index, track.codec_context.name, track.codec_context.bit_rate or None)
+      ends = track.duration and track.start_time is not None
+      end = (track.start_time + track.duration) * track.time_base if ends else None
+      sound = Sound(source.paths[0], track.index, track.codec_context.name, track.codec_context.bit_rate or None, end)
     first = None
     # Recordings may begin between two key frames.
     for packet in container.demux(picture):

@@ -19,6 +19,7 @@ from adnet_jax.writers import cannot_write, draw_overlay, import_av, temporary
 MAX_SIDE = 4096
 # What the sound of a whole clip may last longer than its pictures.
 _TAIL = Fraction(1)
+_JITTER = Fraction(1, 1000)
 
 
 class MovieWriter:
@@ -103,8 +104,12 @@ class MovieWriter:
       if self._container is None:
         self._first = self._clock
         self._open(image.shape)
+      time = self._clock - self._first
+      # Clocks of milliseconds make a constant rate look like a variable one.
+      even = round(time * self._rate) / self._rate
+      time = even if abs(even - time) <= _JITTER else time
       # Broken sources have equal or falling times, which a video may not.
-      tick = max(self._tick + 1, round((self._clock - self._first) * self._encoder.ticks))
+      tick = max(self._tick + 1, round(time * self._encoder.ticks))
       if self._waiting is not None:
         self._encode(tick)
       self._tick, self._waiting = tick, self._fit(image)
@@ -121,7 +126,8 @@ class MovieWriter:
       end, whole = self._clock + 1 / self._rate, self._to_end
       if whole and self._media.end is not None and self._media.end > self._clock:
         whole = self._missing == 0 or self._media.end - end < _TAIL
-        end = self._media.end if whole else end
+        # One that lasts about as long as all others does so: clocks are not that exact.
+        end = self._media.end if whole and 2 * abs(self._media.end - end) * self._rate > 1 else end
       end -= self._first
       self._encode(max(self._tick + 1, round(end * self._encoder.ticks)))
       self._container.mux(self._encoder.flush())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Generator, Iterator
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from adnet_jax.outputs import media
 from adnet_jax.writers import import_av, reason
@@ -20,6 +20,7 @@ ENCODED_RATE = 128_000
 _UNKNOWN_RATE = 320_000
 # Far into a file its index is asked for the place; decoders need a little of what comes before.
 _SEEK_BEYOND = 10
+_FILLED = Fraction(1, 200)
 
 
 def bit_rate(sound: media.Sound | None, container: str) -> int:
@@ -29,6 +30,14 @@ def bit_rate(sound: media.Sound | None, container: str) -> int:
   if sound.codec in TAKEN[container][1]:
     return sound.bit_rate or _UNKNOWN_RATE
   return ENCODED_RATE
+
+
+class _Piece(NamedTuple):
+  """Packets that are ready after a piece of the source from `start` to `end`."""
+
+  start: Fraction
+  end: Fraction
+  packets: list[Any]
 
 
 class SoundTrack:
@@ -53,6 +62,8 @@ class SoundTrack:
     self.warnings: list[str] = []
     self._av = import_av()
     self._container, self._offset = container, offset
+    self._end = None if sound.end is None else sound.end - offset
+    self._heard = Fraction(0)
     self._files = contextlib.ExitStack()
     try:
       self._source = self._files.enter_context(media.open_media(sound.path))
@@ -65,42 +76,44 @@ class SoundTrack:
         self._stream.codec_context.codec_tag = '\0\0\0\0'
         # Before the first picture: what a decoder needs to start with, which players leave out.
         early = Fraction(0) if form == 'webm' else None
-        self._packets = self._copied(early)
+        self._pieces = self._copied(early)
       else:
         rate = 48_000 if encoder == 'libopus' else min(48_000, max(8_000, self._track.rate or 48_000))
         layout = 'mono' if self._track.channels == 1 else 'stereo'
         self._stream = container.add_stream(encoder, rate=rate, layout=layout)
         self._stream.bit_rate = ENCODED_RATE
-        self._packets = self._encoded()
+        self._pieces = self._encoded()
     except BaseException:
       self._files.close()
       raise
-    self._next: Any = None
+    self._next = next(self._pieces, None)
 
-  def write_until(self, end: Fraction | None) -> None:
-    """Writes what begins before `end`; None: everything. An error in writing is raised as it is."""
-    while True:
-      if self._next is None:
-        self._next = next(self._packets, None)
-      if self._next is None:
-        return
-      time, packet = self._next
-      if end is not None and time >= end:
-        return
-      self._container.mux(packet)
-      self._next = None
+  def write_until(self, time: Fraction) -> None:
+    """Writes what begins before `time`; an error in writing is raised as it is."""
+    while self._next is not None and self._next.start < time:
+      self._container.mux(self._next.packets)
+      self._next = next(self._pieces, None)
 
   def close(self) -> None:
     """Closes the source; a second call does nothing."""
-    self._packets.close()
+    self._pieces.close()
     self._files.close()
 
-  def finish(self, end: Fraction | None) -> None:
-    """Writes what begins before `end` and what an encoder still holds, and closes the source."""
-    self.write_until(end)
+  def finish(self, end: Fraction) -> None:
+    """Writes what lies before `end` by the greater part, what an encoder still holds too, and closes the source."""
+    while self._next is not None and self._next.start + self._next.end < 2 * end:
+      self._container.mux(self._fitting(self._next.packets, end))
+      self._next = next(self._pieces, None)
     if not self._copies and self._stream.codec_context.is_open:
-      self._container.mux(self._stream.encode(None))
+      self._container.mux(self._fitting(self._stream.encode(None), min(end, self._heard)))
     self.close()
+
+  def _fitting(self, packets: list[Any], end: Fraction) -> list[Any]:
+    """Without those that an encoder has filled up beyond the end: a video must not get longer by them."""
+    if self._copies:
+      return packets
+    end = end if self._end is None else min(end, self._end)
+    return [packet for packet in packets if (packet.pts + packet.duration) * packet.time_base <= end + _FILLED]
 
   def _demuxed(self) -> Iterator[Any]:
     """Packets of the track, from shortly before the offset on; damage ends them with a warning."""
@@ -112,7 +125,7 @@ class SoundTrack:
     except (self._av.FFmpegError, OSError) as error:
       self.warnings.append(f'the sound breaks off, as the source does: {reason(error)}')
 
-  def _copied(self, early: Fraction | None) -> Generator[tuple[Fraction, Any], None, None]:
+  def _copied(self, early: Fraction | None) -> Generator[_Piece, None, None]:
     unit, last = self._track.time_base, None
     shift = round(self._offset / unit)
     for packet in self._demuxed():
@@ -126,9 +139,9 @@ class SoundTrack:
         continue
       last = packet.pts = packet.dts = pts
       packet.stream = self._stream
-      yield pts * unit, packet
+      yield _Piece(pts * unit, (pts + length) * unit, [packet])
 
-  def _encoded(self) -> Generator[tuple[Fraction, Any], None, None]:
+  def _encoded(self) -> Generator[_Piece, None, None]:
     for packet in self._demuxed():
       try:
         frames = packet.decode()
@@ -141,4 +154,5 @@ class SoundTrack:
         if 2 * time * frame.sample_rate < -frame.samples:
           continue
         frame.pts = max(0, round(time / frame.time_base))
-        yield max(Fraction(0), time), self._stream.encode(frame)
+        self._heard = time + Fraction(frame.samples, frame.sample_rate)
+        yield _Piece(time, self._heard, self._stream.encode(frame))
