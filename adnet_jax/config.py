@@ -96,6 +96,9 @@ KEYS: dict[str, Key] = {
   'optim.both_directions': Key(
     False, lambda v: True, 'True or False', 'also predict the anchor with the frame as its anchor; the paper: no'
   ),
+  'optim.jaccard': Key(
+    0.0, _number(0, 100), '0 to 100', 'weight of the soft Jaccard loss beside the BCE; the paper: no such loss'
+  ),
   'steps': Key(30_000, _number(1, _INFINITY), 'at least 1', 'paper Sec. 4'),
   'batch': Key(8, _number(1, _INFINITY), 'at least 1', 'paper Sec. 4'),
   'accumulate': Key(1, _number(1, _INFINITY), 'at least 1', 'parts that a batch is computed in; ours'),

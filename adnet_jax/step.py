@@ -40,8 +40,32 @@ def binary_cross_entropy(logits: jax.Array, masks: jax.Array) -> jax.Array:
   return jnp.mean(jnp.maximum(z, 0) - z * y + jnp.log1p(jnp.exp(-jnp.abs(z))))
 
 
+def soft_jaccard_loss(logits: jax.Array, masks: jax.Array) -> jax.Array:
+  """One minus the region similarity J of probabilities, mean over frames (not in the paper; Rahman and Wang 2016).
+
+  A pixel more or less counts for both sums, so that a frame without foreground has a loss too: that of its area.
+
+  Args:
+    logits: (b, h, w, 1) float32, up-sampled as in `binary_cross_entropy`.
+    masks: (b, H, W), 0 and 1.
+
+  Returns:
+    () float32 in [0, 1].
+  """
+  z = layers.resize_align_corners(logits, (masks.shape[1], masks.shape[2]))[..., 0]
+  y, p = masks.astype(jnp.float32), jax.nn.sigmoid(z)
+  both = jnp.sum(y * p, axis=(1, 2))
+  either = jnp.sum(y, axis=(1, 2)) + jnp.sum(p, axis=(1, 2)) - both
+  return jnp.mean(1 - (both + 1) / (either + 1))
+
+
 def pair_loss(
-  model: adnet.ADNet, images: jax.Array, masks: jax.Array, training: adnet.Training, both_directions: bool = False
+  model: adnet.ADNet,
+  images: jax.Array,
+  masks: jax.Array,
+  training: adnet.Training,
+  both_directions: bool = False,
+  jaccard: float = 0.0,
 ) -> jax.Array:
   """Loss of a batch of pairs; moves the model's BatchNorm statistics.
 
@@ -51,10 +75,11 @@ def pair_loss(
     masks: (b, 2, H, W), 0 and 1.
     training: dropout, statistics, frozen stages.
     both_directions: whether the anchor is predicted too, with the frame as its anchor.
+    jaccard: weight of `soft_jaccard_loss` beside the BCE.
 
   Returns:
-    () float32: BCE of the current frame, or the mean of both directions; plus AUXILIARY_WEIGHT times the auxiliary
-    head's BCE on both frames.
+    () float32: BCE, and the weighted Jaccard loss, of the current frame, or the mean of both directions; plus
+    AUXILIARY_WEIGHT times the auxiliary head's BCE on both frames.
   """
   # Pair by pair, so that where pairs are shared among devices no frame leaves its own.
   stacked, stacked_masks = (
@@ -64,10 +89,13 @@ def pair_loss(
   by_pair = embeddings.reshape(-1, 2, *embeddings.shape[1:])
   if both_directions:
     swapped = by_pair[:, ::-1].reshape(embeddings.shape)
-    loss = binary_cross_entropy(model.classify(swapped, embeddings, training), stacked_masks)
+    logits, truth = model.classify(swapped, embeddings, training), stacked_masks
   else:
     logits = model.classify(by_pair[:, 0], by_pair[:, 1], training)
-    loss = binary_cross_entropy(logits, masks[:, 1])
+    truth = masks[:, 1]
+  loss = binary_cross_entropy(logits, truth)
+  if jaccard:
+    loss += jaccard * soft_jaccard_loss(logits, truth)
   if auxiliary is not None:
     loss += AUXILIARY_WEIGHT * binary_cross_entropy(auxiliary, stacked_masks)
   return loss
@@ -197,7 +225,7 @@ def loss_and_gradients(
 
   def loss_of(learnt):
     model = trainer.merge({**state, 'learnt': learnt})
-    loss = pair_loss(model, normalized, masks, training, c.optim.both_directions)
+    loss = pair_loss(model, normalized, masks, training, c.optim.both_directions, c.optim.jaccard)
     return loss, nnx.state(model, nnx.BatchStat)
 
   (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(state['learnt'])

@@ -49,6 +49,30 @@ def assert_close(found, expected, tolerance):
     np.testing.assert_allclose(one, other, rtol=0, atol=limit, err_msg=jax.tree_util.keystr(path))
 
 
+# ----------------------------------------------------------------------------------------------------- loss
+
+
+def test_the_soft_jaccard_loss_of_certain_predictions_is_one_minus_j():
+  masks = np.zeros((2, 8, 8), np.uint8)
+  masks[0, 2:6, 2:6] = 1  # 16 pixels, of which half are found, and 8 beside them
+  predicted = np.zeros((2, 8, 8, 1), np.float32)
+  predicted[0, 4:8, 2:6] = 1
+  predicted[1, 0, 0] = 1  # one pixel where there is no foreground
+  loss = step_lib.soft_jaccard_loss(jnp.asarray(predicted * 200 - 100), jnp.asarray(masks))
+  assert float(loss) == pytest.approx(((1 - 9 / 25) + (1 - 1 / 2)) / 2)
+
+
+def test_the_jaccard_loss_is_added_with_its_weight(config):
+  batch = make_batch(2)
+  losses = {}
+  for weight in (0.0, 0.5, 1.0):
+    config.optim.jaccard = weight
+    trainer, state = step_lib.initialize(config)
+    losses[weight] = float(jitted(trainer)(state, batch)[1]['loss'])
+  assert 0 < losses[1.0] - losses[0.0] < 1
+  assert losses[0.5] == pytest.approx((losses[0.0] + losses[1.0]) / 2, rel=1e-5)
+
+
 # ---------------------------------------------------------------------------------------------------- parts
 
 
