@@ -5,6 +5,7 @@
   python tools/benchmark.py end-to-end --model adnet-compact --input CLIP
   python tools/benchmark.py train-step --config configs/davis.py --crop 321 481 --config-key batch=4
   python tools/benchmark.py input --data DAVIS --json benchmark.json
+  python tools/benchmark.py trade-offs --davis DAVIS --step 12
   python tools/benchmark.py convolutions attention             # the forms that layers.conv and attend choose between
   python tools/benchmark.py tiling                             # how much of a TPU's matrix unit the shapes fill
 
@@ -27,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]  # the package as it stands here, and the oracle
 
-from tools.benchmarks import end_to_end, forms, inputs, measuring, model, train_step  # noqa: E402
+from tools.benchmarks import end_to_end, forms, inputs, measuring, model, tradeoffs, train_step  # noqa: E402
 from tools.benchmarks.measuring import Row, table  # noqa: E402
 
 # In the order in which they run; each has options of its own.
@@ -36,6 +37,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
   'end-to-end': end_to_end.run,
   'train-step': train_step.run,
   'input': inputs.run,
+  'trade-offs': tradeoffs.run,
   'convolutions': forms.convolutions,
   'attention': forms.attention,
   'tiling': forms.tiling,
@@ -53,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--json', type=Path, metavar='FILE', help='also write what was measured, machine and versions')
   add('--tiny', action='store_true', help='rehearsal: everything as small as it goes')
   measuring.add_config_options(parser)
-  for section in (model, end_to_end, train_step, inputs):
+  for section in (model, end_to_end, train_step, inputs, tradeoffs):
     section.add_options(parser)
   return parser
 
