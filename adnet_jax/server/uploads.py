@@ -178,7 +178,8 @@ class _Form:
   def _headers_finished(self) -> None:
     _, options = parse_options_header(self._headers.get(b'content-disposition'))
     if self.name is None and options.get(b'name') == b'file' and b'filename' in options:
-      self.name = shown_name(options[b'filename'].decode('utf-8', 'replace'))
+      # Browsers write a quotation mark in a name so, and nothing else but line breaks.
+      self.name = shown_name(options[b'filename'].decode('utf-8', 'replace').replace('%22', '"'))
       self._taking = True
 
   def _data(self, data: bytes, start: int, end: int) -> None:

@@ -19,7 +19,6 @@ let pictures = null;
 let uploading = null;
 let shown = 0; // frame on the stage
 let follow = true; // show each mask as it comes
-let chosen = null; // frame that may become the anchor
 let cursor = null; // {on, x, y}: the keyboard's cross
 let playing = false;
 let said = '';
@@ -27,7 +26,10 @@ let drawing = false;
 let drawAgain = false;
 
 const similar = new Similar(() => draw());
-const timeline = new Timeline(at('film'), choose);
+const timeline = new Timeline(at('film'), (frame) => {
+  playing = false;
+  show(frame);
+});
 const size = () => ({width: job?.width ?? 1, height: job?.height ?? 1});
 
 // Starting ------------------------------------------------------------------------------------------------------------
@@ -56,7 +58,7 @@ function showWork(name) {
   for (const canvas of [picture, anchorPicture]) canvas.getContext('2d').clearRect(0, 0, canvas.width, canvas.height);
   at('work').dataset.state = 'uploading';
   similar.point(null);
-  [shown, follow, chosen, cursor] = [0, true, null, null];
+  [shown, follow, cursor] = [0, true, null];
 }
 
 async function send(file) {
@@ -113,7 +115,7 @@ function take(description) {
     showStart('The job was cancelled and its files are removed.');
     return;
   }
-  if (again) [chosen, follow] = [null, true];
+  if (again) follow = true;
   const frames = job.frames ?? job.read;
   at('work').dataset.state = job.state;
   at('name').textContent = job.name;
@@ -137,8 +139,6 @@ function take(description) {
   at('frame').max = Math.max(0, job.read - 1);
   showFiles();
   timeline.draw(job.id, frames, job.read);
-  timeline.mark(job.anchor, chosen);
-  showChosen();
   show(Math.min(shown, job.read - 1), false);
 }
 
@@ -177,6 +177,9 @@ function show(index, byUser = true) {
   shown = index;
   if (byUser) follow = false;
   at('follow').setAttribute('aria-pressed', follow);
+  timeline.mark(job.anchor, index);
+  at('again').disabled = index === job.anchor;
+  at('again').textContent = index === job.anchor ? `Frame ${index} is the anchor` : `Segment again from frame ${index}`;
   at('frame').value = index;
   at('frame').setAttribute('aria-valuetext', `frame ${index}`);
   at('where').textContent = `${index} / ${(job.frames ?? job.read) - 1}`;
@@ -276,28 +279,11 @@ function showPlaying() {
 
 // Anchor --------------------------------------------------------------------------------------------------------------
 
-function choose(frame) {
-  if (!job || frame >= job.read) return;
-  chosen = frame === job.anchor ? null : frame;
-  playing = false;
-  show(frame);
-  timeline.mark(job.anchor, chosen);
-  showChosen();
-  say(chosen === null ? `Frame ${frame} is the anchor` : `Frame ${frame} chosen`);
-}
-
-function showChosen() {
-  at('again').hidden = chosen === null;
-  at('again').textContent = `Segment again from frame ${chosen}`;
-}
-
 async function runAgain() {
-  const frame = chosen;
   try {
-    const description = await net.runAgain(job.id, frame);
+    const description = await net.runAgain(job.id, shown);
     similar.point(null);
     take(description);
-    at('film').querySelector('.anchor')?.focus();
   } catch (error) {
     at('error').textContent = error.message;
     at('error').hidden = false;
@@ -380,7 +366,7 @@ at('another').addEventListener('click', () => {
 });
 at('file').addEventListener('change', (event) => event.target.files.length && send(event.target.files[0]));
 addEventListener('resize', () => job && (timeline.draw(job.id, job.frames ?? job.read, job.read),
-  timeline.mark(job.anchor, chosen), draw()));
+  timeline.mark(job.anchor, shown), draw()));
 
 for (const kind of ['dragover', 'dragleave', 'drop']) {
   addEventListener(kind, (event) => {
