@@ -150,6 +150,12 @@ def test_a_signal_inside_of_rays_code_ends_the_run(tmp_path):
     run_fleet(ray, tmp_path)
 
 
+@pytest.mark.parametrize('address', ['127.0.0.1:1', '[::1]:1', '127.0.0.1:99999'])
+def test_a_cluster_that_is_not_there(address):
+  with pytest.raises(DeviceError, match='no Ray cluster can be reached at'):
+    ray_engine._check_reachable(address)
+
+
 def test_workers_that_cannot_start(tmp_path):
   def dies():
     raise Lost('no library')

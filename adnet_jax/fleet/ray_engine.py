@@ -9,6 +9,7 @@ import glob
 import os
 import shutil
 import signal
+import socket
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -199,6 +200,8 @@ def _cluster(ray: Any, address: str | None, workers: int | None) -> Iterator[Non
   options: dict[str, Any] = {'include_dashboard': False, 'object_store_memory': OBJECT_STORE_BYTES}
   # Ray takes processors for slots: two workers on one share it.
   options['num_cpus'] = max(workers or 1, os.cpu_count() or 1)
+  if address is not None:
+    _check_reachable(address)
   main_thread = threading.current_thread() is threading.main_thread()
   handler = signal.getsignal(signal.SIGTERM)
   try:
@@ -214,6 +217,18 @@ def _cluster(ray: Any, address: str | None, workers: int | None) -> Iterator[Non
     ray.shutdown()
 
 
+def _check_reachable(address: str) -> None:
+  """Refuses HOST:PORT where nobody listens at once; Ray would try for minutes."""
+  host, _, port = address.rpartition(':')
+  if not host or not port.isdigit() or '/' in host:
+    return
+  try:
+    socket.create_connection((host.strip('[]'), int(port)), timeout=10).close()
+  except (OSError, OverflowError) as error:
+    what = f'no Ray cluster can be reached at {address}: {error}'
+    raise DeviceError(what, '--address', 'ray start --head tells the address of a cluster') from error
+
+
 def _devices(ray: Any, device: str | None, workers: int | None, local: bool) -> tuple[str, int]:
   """Kind of device and number of workers."""
   there = ray.cluster_resources()
@@ -224,7 +239,7 @@ def _devices(ray: Any, device: str | None, workers: int | None, local: bool) -> 
   nodes = sum(node['Alive'] for node in ray.nodes())
   count = nodes if kind == 'cpu' else int(there.get(RESOURCES[kind], 0))
   if not count and (local or workers is None):
-    advice = 'start its nodes with --num-gpus, or name --workers if they come later'
+    advice = 'adnet doctor says more' if local else 'name --workers if its machines come later'
     raise DeviceError(f'no {kind} in the Ray cluster: it has {_resources(ray)}', '--device', advice)
   if local and kind != 'cpu' and (workers or 0) > count:
     raise UsageError(f'{workers} workers, but {count} devices', '--workers', 'leave it out for one a device')
