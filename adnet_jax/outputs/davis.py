@@ -45,7 +45,9 @@ def write_submission(clips: Mapping[str, Path], target: Path) -> None:
       with zipfile.ZipFile(part, 'w') as archive:
         for name, data in _files(clips):
           # One date for all: the same masks are the same archive. PNG is compressed already.
-          archive.writestr(zipfile.ZipInfo(name), data)
+          entry = zipfile.ZipInfo(name)
+          entry.external_attr = 0o644 << 16  # else nobody may read what is unpacked
+          archive.writestr(entry, data)
       os.replace(part, target)
     except BaseException:
       with contextlib.suppress(OSError):

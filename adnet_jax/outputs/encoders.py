@@ -43,7 +43,7 @@ class Encoder(Protocol):
   warnings: list[str]
 
   def encode(self, image: np.ndarray, tick: int, duration: int) -> list[Any]:
-    """Packets that are ready after this picture: uint8 (h, w, 3) RGB, or (h, w, 4) with straight alpha."""
+    """Packets that are ready after this picture: uint8 (h, w, 3) RGB, or (h, w, 4) with straight alpha; in order."""
 
   def flush(self) -> list[Any]:
     """The packets that are left."""
@@ -60,7 +60,8 @@ class H264Encoder:
     (h, w), bit_rate = request.size, request.bit_rate
     options = {'g': str(max(1, round(_KEY_SECONDS * request.rate)))}
     if name == 'libx264':
-      options |= {'preset': 'veryfast', 'crf': '23'}
+      # Without B-frames: with variable times the container would get their length wrong.
+      options |= {'preset': 'veryfast', 'crf': '23', 'bf': '0'}
       if bit_rate:
         options |= {'maxrate': str(bit_rate), 'bufsize': str(bit_rate)}
     if name == 'mpeg4':

@@ -79,6 +79,7 @@ class MovieWriter:
     self._tick = -1
     # The newest picture waits for the next one's time, which says how long it is shown.
     self._waiting: np.ndarray | None = None
+    self._shown: dict[int, int] = {}
 
   def __enter__(self) -> MovieWriter:
     return self
@@ -130,7 +131,7 @@ class MovieWriter:
         end = self._media.end if whole and 2 * abs(self._media.end - end) * self._rate > 1 else end
       end -= self._first
       self._encode(max(self._tick + 1, round(end * self._encoder.ticks)))
-      self._container.mux(self._encoder.flush())
+      self._mux(self._encoder.flush())
       if self._sound is not None:
         self._sound.finish(end + _TAIL if whole else end)
         self.warnings += self._sound.warnings
@@ -156,9 +157,15 @@ class MovieWriter:
 
   def _encode(self, until: int) -> None:
     assert self._waiting is not None
-    self._container.mux(self._encoder.encode(self._waiting, self._tick, until - self._tick))
+    self._shown[self._tick] = until - self._tick
+    self._mux(self._encoder.encode(self._waiting, self._tick, until - self._tick))
     if self._sound is not None:
       self._sound.write_until(Fraction(until, self._encoder.ticks))
+
+  def _mux(self, packets: list[Any]) -> None:
+    for packet in packets:
+      packet.duration = self._shown.pop(packet.pts, packet.duration)  # not every encoder passes it on
+      self._container.mux(packet)
 
   def _open(self, shape: tuple[int, ...]) -> None:
     encoder = encoders.ENCODERS[self._form]
