@@ -183,7 +183,7 @@ def _params(arrays: Mapping[str, np.ndarray], epsilons: Mapping[str, float], dty
     kernel, bias = np.asarray(array, np.float32), np.asarray(arrays[f'{conv}/bias'], np.float32)
     if conv in epsilons:
       statistics = (np.asarray(arrays[f'{conv}/{part}'], np.float32) for part in ('scale', 'mean', 'var'))
-      kernel, bias = layers.folded(kernel, bias, *statistics, epsilons[conv])
+      kernel, bias = layers.folded(kernel, bias, statistics, epsilons[conv])
     params[name], params[f'{conv}/bias'] = kernel.astype(dtype), bias
   return params
 

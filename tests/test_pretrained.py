@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import cv2
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +14,8 @@ import tiny
 import adnet_jax
 from adnet_jax import pretrained, weights
 from adnet_jax.errors import DeviceError, UsageError, WeightsError
+from adnet_jax.models import layers
+from adnet_jax.segmenter import Segmenter
 
 
 def test_the_library_surface(tiny_model, model):
@@ -107,3 +110,20 @@ def test_the_bundled_model():
   assert path.stat().st_size <= 25_000_000
   model = adnet_jax.load_model()
   assert model.metadata.licence and model.metadata.origin
+
+
+def test_masks_of_the_bundled_clip_do_not_depend_on_form_and_dtype(monkeypatch):
+  """Against the plain float32 forms: Winograd's and tap-wise convolutions, and bfloat16 as accelerators compute."""
+  folder = weights.ASSETS / 'sample' / 'JPEGImages' / '480p' / 'astronaut'
+  frames = [cv2.imread(str(path))[..., ::-1] for path in sorted(folder.glob('*.jpg'))[:9:4]]
+
+  def masks(dtype):
+    return np.stack(list(Segmenter.from_pretrained(size=(513, 289), batch=3, dtype=dtype).segment(frames)))
+
+  fast, half = masks('float32'), masks('bfloat16')
+  monkeypatch.setattr(layers, 'WINOGRAD_SHARE', 0)
+  monkeypatch.setattr(layers, 'TAPS_FROM_DILATION', 1000)
+  plain = masks('float32')
+  assert 0.02 < plain.mean() < 0.98
+  assert np.mean(fast == plain) >= 0.9999
+  assert np.mean(half == plain) >= 0.995

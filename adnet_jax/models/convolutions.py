@@ -139,4 +139,4 @@ def _matrices(outputs: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     scale = 2.0 ** np.round(np.log2(np.abs(of_kernel[j]).sum()))
     into[j], of_kernel[j] = into[j] * scale, of_kernel[j] / scale
   into[-1], of_kernel[-1, 2], out_of[-1, -1] = np.polynomial.polynomial.polyfromroots(points), 1, 1
-  return np.float32(into), np.float32(of_kernel), np.float32(out_of)
+  return into.astype(np.float32), of_kernel.astype(np.float32), out_of.astype(np.float32)
