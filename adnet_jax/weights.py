@@ -27,7 +27,7 @@ import safetensors.numpy
 
 from adnet_jax.errors import UsageError, WeightsError
 from adnet_jax.metadata import Metadata, Trunk, default_normalization, has_metadata, parse_metadata  # noqa: F401
-from adnet_jax.models import adnet
+from adnet_jax.models import adnet, layers
 
 ASSETS = Path(__file__).parent / 'assets'
 DEFAULT_MODEL = 'adnet-compact'
@@ -43,14 +43,15 @@ def flatten(model: nnx.Module) -> dict[str, jax.Array]:
 
 @functools.lru_cache(maxsize=16)
 def _abstract(architecture: adnet.Architecture, dtype: jnp.dtype) -> tuple[nnx.GraphDef, Any]:
-  """Graph and state of a network without values; tracing the deeper ones takes half a second."""
-  graph, state = nnx.split(nnx.eval_shape(lambda: adnet.ADNet(architecture, dtype=dtype, rngs=nnx.Rngs(0))))
+  """Graph and state of a network without values."""
+  with layers.shapes_only():
+    graph, state = nnx.split(adnet.ADNet(architecture, dtype=dtype, rngs=nnx.Rngs()))
   return graph, nnx.to_flat_state(state)
 
 
 def shapes(architecture: adnet.Architecture) -> dict[str, tuple[int, ...]]:
   """Name and shape of every array of a network, without computing any."""
-  _, flat = _abstract(architecture, jnp.float32)
+  _, flat = _abstract(architecture, jnp.dtype(jnp.float32))
   return {'/'.join(map(str, path)): leaf.shape for path, leaf in flat}
 
 
@@ -68,11 +69,11 @@ def build(
   """
   check_arrays({name: np.shape(array) for name, array in arrays.items()}, shapes(architecture), path)
   check_finite(arrays, path)
-  graph, flat = _abstract(architecture, dtype)
+  graph, flat = _abstract(architecture, jnp.dtype(dtype))
   filled = []
   for key, variable in flat:
     name = '/'.join(map(str, key))
-    filled.append((key, variable.replace(jnp.asarray(np.asarray(arrays[name], np.float32)))))
+    filled.append((key, variable.replace(jax.device_put(np.asarray(arrays[name], np.float32)))))
   return nnx.merge(graph, nnx.from_flat_state(filled))
 
 
