@@ -64,6 +64,16 @@ def test_a_video_goes_in_and_files_come_out(client, video, tmp_path):
   assert client.get(f'/api/jobs/{job_id}/files/summary.json').status == 404
 
 
+def test_further_forms_are_asked_for_with_the_video(client, video):
+  line = f'--{server_kit.BOUNDARY}\r\nContent-Disposition: form-data; name="also"\r\n\r\n'
+  kind = f'multipart/form-data; boundary={server_kit.BOUNDARY}'
+  file = server_kit.form(video.read_bytes())
+  for also, status in (('webm,cutouts', 201), ('', 201), ('nonsense', 422), ('x' * 1000, 422)):
+    answer = client.ask('POST', '/api/jobs', (line + also + '\r\n').encode() + file, Content_Type=kind)
+    assert answer.status == status
+    assert status == 422 or answer.json['also'] == [name for name in also.split(',') if name]
+
+
 def test_events_tell_of_every_mask_and_end_with_the_job(client, fake, video):
   fake.gate.clear()
   job_id = client.upload(video).json['id']

@@ -39,6 +39,7 @@ class Worker:
   def __init__(self):
     self.steps: threading.Semaphore | None = None
     self.anchors: list[int] = []
+    self.also: tuple[str, ...] = ()
 
   def hold(self) -> None:
     self.steps = threading.Semaphore(0)
@@ -50,6 +51,7 @@ class Worker:
 
   def __call__(self, run: jobs.Run) -> None:
     self.anchors.append(run.anchor)
+    self.also = run.also
     for k, frame in enumerate(sources.VideoFile('clip', run.upload)):
       work.write_preview(run.previews, k, frame.image)
       run.read = max(run.read, k + 1)
@@ -189,10 +191,14 @@ def accessible(page):
 
 def test_from_a_video_to_its_files(page, video, worker, tmp_path):
   accessible(page)
+  page.locator('summary').click()
+  page.get_by_label('Transparent video (WebM)').check()
+  accessible(page)
   worker.hold()
   upload(page, video)
   state(page, 'running')
   assert page.locator('#name').inner_text() == 'my dog.mp4'
+  assert worker.also == ('webm',)
   # The masks come one by one while the job runs, and the newest is shown.
   for k in range(3):
     worker.steps.release()

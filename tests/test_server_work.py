@@ -28,6 +28,7 @@ from adnet_jax import images, masks, pipeline, similarity, video  # noqa: E402
 from adnet_jax.errors import DataError, UsageError  # noqa: E402
 from adnet_jax.segmenter import Segmenter  # noqa: E402
 from adnet_jax.server import jobs, maps, run, uploads, work  # noqa: E402
+from adnet_jax.server.refused import Refused  # noqa: E402
 
 LIMITS = uploads.Limits(reserve=0)
 SIZE = (96, 48)  # of the tiny model's aspect: one program for all
@@ -42,19 +43,21 @@ def segmenter(model):
 def make_run(tmp_path):
   """A run for a video, as the queue makes it."""
 
-  def make(path, anchor=0, number=1):
+  def make(path, anchor=0, number=1, also=()):
     folder = tmp_path / 'job'
     folder.mkdir(exist_ok=True)
     (folder / 'upload').write_bytes(path.read_bytes())
     clip, _ = uploads.check(folder / 'upload', LIMITS)
-    return jobs.Run(folder, number, anchor, clip)
+    return jobs.Run(folder, number, anchor, clip, also=also)
 
   return make
 
 
 def test_a_job_writes_what_the_command_writes(make_run, segmenter, tmp_path):
   path = server_kit.write_video(tmp_path / 'clip.mp4', 6, SIZE)
-  work.segment(job := make_run(path, anchor=2), segmenter, LIMITS, 'tiny')
+  also = work.check_forms('cutouts, svg,heatmaps,cutouts')
+  assert also == ('cutouts', 'svg', 'heatmaps')
+  work.segment(job := make_run(path, anchor=2, also=also), segmenter, LIMITS, 'tiny')
   assert (job.done, job.read, job.clip.frames) == (6, 6, 6)
   pipeline.segment_clip(segmenter, video.open_source(path), tmp_path / 'out', pipeline.Outputs(), anchor=2)
   names = [f'{k:05d}.png' for k in range(6)]
@@ -68,10 +71,30 @@ def test_a_job_writes_what_the_command_writes(make_run, segmenter, tmp_path):
   assert 0 < foreground < 6 * 96 * 48
   assert (job.folder / 'overlay.mp4').stat().st_size > 500
   assert json.loads((job.folder / 'summary.json').read_text())['anchor'] == 2
+  for part in ('cutouts', 'heatmaps', 'outlines'):
+    with zipfile.ZipFile(job.folder / f'{part}.zip') as archive:
+      assert len(archive.namelist()) == 6
+    assert not (job.folder / part).exists()
   assert not list(job.folder.rglob('*.tmp'))
   for k, frame in enumerate(video.open_source(path)):
     small = images.read_image(jobs.preview_path(job.previews, k))
     assert np.abs(small.astype(int) - frame.image).mean() < 8
+
+
+def test_forms_are_known_by_name_and_are_no_files(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  assert work.check_forms('') == work.check_forms(' , ') == ()
+  for text in ('exe', 'webm,/etc/passwd', 'background=x.png', '../masks'):
+    with pytest.raises(Refused, match='knows no') as error:
+      work.check_forms(text)
+    assert error.value.status == 422
+  monkeypatch.setattr(work.forms, 'make_forms', raise_usage_error)
+  with pytest.raises(Refused, match=r'Needs an extra\.'):
+    work.check_forms('webm')
+
+
+def raise_usage_error(*_):
+  raise UsageError('needs an extra')
 
 
 def test_large_frames_and_masks_are_shown_small(tmp_path):

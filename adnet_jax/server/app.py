@@ -93,11 +93,12 @@ async def _create(request: Request) -> Response:
   site = _site(request)
   with site.queue.new_folder() as (job_id, folder):
     path = folder / jobs.UPLOAD
-    name = await uploads.receive(request, path, site.limits)
+    sent = await uploads.receive(request, path, site.limits)
+    also = await run_in_threadpool(work.check_forms, sent.also)
     clip, image = await run_in_threadpool(uploads.check, path, site.limits)
     # Something to look at while others are worked on.
     await run_in_threadpool(work.write_preview, folder / jobs.PREVIEWS, 0, image)
-    job = site.queue.add(job_id, folder, name, clip, read=1)
+    job = site.queue.add(job_id, folder, sent.name, clip, read=1, also=also)
   return JSONResponse(site.queue.describe(job), 201, headers={**FRESH, 'Location': f'/api/jobs/{job_id}'})
 
 

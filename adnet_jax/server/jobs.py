@@ -54,13 +54,14 @@ class Run:
     previews: folder of the job's small pictures.
     anchor: number of the anchor frame.
     clip: what the video declares.
+    also: names of the forms that are wanted beside masks and overlay.
     read: frames whose small pictures are there.
     done: frames whose masks are on the disk.
     warnings: sentences for the user.
   """
 
-  def __init__(self, job_folder: Path, number: int, anchor: int, clip: Clip, read: int = 0):
-    self.number, self.anchor, self.clip = number, anchor, clip
+  def __init__(self, job_folder: Path, number: int, anchor: int, clip: Clip, read: int = 0, also: tuple[str, ...] = ()):
+    self.number, self.anchor, self.clip, self.also = number, anchor, clip, also
     self.upload, self.previews = job_folder / UPLOAD, job_folder / PREVIEWS
     self.folder = job_folder / f'run-{number}'
     self.read, self.done = read, 0
@@ -189,14 +190,14 @@ class Jobs:
       shutil.rmtree(folder, ignore_errors=True)
       raise
 
-  def add(self, job_id: str, folder: Path, name: str, clip: Clip, read: int = 0) -> Job:
+  def add(self, job_id: str, folder: Path, name: str, clip: Clip, read: int = 0, also: tuple[str, ...] = ()) -> Job:
     """Queues a job for the file UPLOAD in its folder, of which the first `read` frames can be looked at already.
 
     Raises:
       Refused: 503, there is no room any more.
     """
     self.check_room()
-    job = Job(job_id, folder, name, clip, Run(folder, 1, 0, clip, read), seen=self._clock())
+    job = Job(job_id, folder, name, clip, Run(folder, 1, 0, clip, read, also), seen=self._clock())
     with self._changed:
       self._jobs[job_id] = job
       self._queue.append(job)
@@ -247,7 +248,8 @@ class Jobs:
       if not preview_path(job.run.previews, anchor).is_file():
         raise Refused(422, f'Frame {anchor} cannot be the anchor: it is not there, or was not read yet.')
       job.run.stop()
-      before, job.run = job.run, Run(job.folder, job.run.number + 1, anchor, job.clip, job.run.read)
+      before = job.run
+      job.run = Run(job.folder, before.number + 1, anchor, job.clip, before.read, before.also)
       if job not in self._queue:
         self._queue.append(job)
       job.state, job.error, job.seconds, job.seen = QUEUED, None, None, self._clock()
@@ -267,6 +269,7 @@ class Jobs:
         'place': place,
         'run': run.number,
         'anchor': run.anchor,
+        'also': list(run.also),
         'width': job.clip.width,
         'height': job.clip.height,
         'rate': round(job.clip.rate, 3),

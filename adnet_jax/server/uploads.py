@@ -29,6 +29,7 @@ from adnet_jax.writers import import_av
 # Of a multipart body beside its file: boundaries and headers.
 WRAPPING = 64 * 1024
 LONGEST_NAME = 120
+LONGEST_TEXT = 500
 # That is waited for the rest of a file that is refused.
 DRAIN_SECONDS = 5.0
 # Where a video's first bytes say so, it is a damaged video; anything else that FFmpeg cannot read is none.
@@ -68,16 +69,21 @@ class Clip:
   rate: float
 
 
-async def receive(request: Request, path: Path, limits: Limits) -> str:
+@dataclasses.dataclass(frozen=True)
+class Sent:
+  """What a form held: the name that the user's file has, to be shown, and the text of the field `also`."""
+
+  name: str
+  also: str
+
+
+async def receive(request: Request, path: Path, limits: Limits) -> Sent:
   """Writes the form field `file` of a multipart request to `path` as it comes in.
 
   Args:
     request: whose body has not been read.
     path: of a file that does not exist; after an error it does not exist either.
     limits: of which the size is watched while it comes in, and before, where the request declares it.
-
-  Returns:
-    The name that the user's file has, to be shown.
 
   Raises:
     Refused: 413 too large, 415 no such form, 422 cut off or without a file, 507 the disk is full.
@@ -102,7 +108,7 @@ async def receive(request: Request, path: Path, limits: Limits) -> str:
       raise Refused(422, 'The form has no field "file" with a file in it.')
     if not form.size:
       raise Refused(422, 'The file is empty.')
-    return form.name
+    return Sent(form.name, form.also.decode('utf-8', 'replace'))
   except BaseException as error:
     with contextlib.suppress(OSError):
       path.unlink(missing_ok=True)
@@ -133,15 +139,16 @@ async def _read(chunks: AsyncIterator[bytes], form: _Form) -> None:
 
 
 class _Form:
-  """The callbacks of a streaming multipart parser: the first part called `file` goes to a file, others are left out."""
+  """The callbacks of a streaming multipart parser: the first `file` goes to a file, `also` is kept, others are not."""
 
   def __init__(self, boundary: bytes, file: IO[bytes], limits: Limits):
     self.name: str | None = None
+    self.also = b''
     self.size, self.ended = 0, False
     self._file, self._limits = file, limits
     self._field, self._value = b'', b''
     self._headers: dict[bytes, bytes] = {}
-    self._taking = False
+    self._part = b''
     self._parser = MultipartParser(
       boundary,
       {
@@ -163,7 +170,7 @@ class _Form:
     self._parser.write(chunk)
 
   def _begin(self) -> None:
-    self._headers, self._taking = {}, False
+    self._headers, self._part = {}, b''
 
   def _header_field(self, data: bytes, start: int, end: int) -> None:
     self._field += data[start:end]
@@ -180,10 +187,16 @@ class _Form:
     if self.name is None and options.get(b'name') == b'file' and b'filename' in options:
       # Browsers write a quotation mark in a name so, and nothing else but line breaks.
       self.name = shown_name(options[b'filename'].decode('utf-8', 'replace').replace('%22', '"'))
-      self._taking = True
+      self._part = b'file'
+    elif options.get(b'name') == b'also' and b'filename' not in options:
+      self._part = b'also'
 
   def _data(self, data: bytes, start: int, end: int) -> None:
-    if self._taking:
+    if self._part == b'also':
+      self.also += data[start:end]
+      if len(self.also) > LONGEST_TEXT:
+        raise Refused(422, 'The field "also" is too long.')
+    elif self._part == b'file':
       self.size += end - start
       if self.size > self._limits.bytes:
         raise too_large(self._limits)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,15 +17,19 @@ from PIL import Image
 
 from adnet_jax import masks as mask_files
 from adnet_jax import pipeline
-from adnet_jax.errors import DataError
+from adnet_jax.errors import DataError, UsageError
+from adnet_jax.outputs import forms
 from adnet_jax.segmenter import Segmenter
 from adnet_jax.server.jobs import Run, mask_path, preview_path
+from adnet_jax.server.refused import Refused
 from adnet_jax.server.uploads import Limits
 from adnet_jax.sources import Frame, VideoFile
 from adnet_jax.writers import reason
 
 # Longest side of the pictures on the page.
 PREVIEW = 768
+# What can be wanted beside masks and overlay.
+FORMS = ('heatmaps', *forms.FILES)
 JPEG = (cv2.IMWRITE_JPEG_QUALITY, 85)
 
 
@@ -49,7 +54,7 @@ class _Upload(VideoFile):
 
 
 def segment(run: Run, segmenter: Segmenter, limits: Limits, model_name: str = '') -> None:
-  """Makes the files of a run: masks/NNNNN.png, overlay.mp4, summary.json and an archive of each folder.
+  """Makes the files of a run: masks/NNNNN.png, overlay.mp4, summary.json, `also`, and an archive of each folder.
 
   Args:
     run: gets the number of masks that are there; its `clip.frames` becomes the number found.
@@ -74,7 +79,7 @@ def segment(run: Run, segmenter: Segmenter, limits: Limits, model_name: str = ''
 
     try:
       summary = pipeline.segment_clip(
-        segmenter, _Upload(run, limits), run.folder, pipeline.Outputs(), model_name=model_name,
+        segmenter, _Upload(run, limits), run.folder, _outputs(run.also), model_name=model_name,
         anchor=run.anchor, progress=progress,
       )  # fmt: skip
     except DataError:
@@ -91,6 +96,29 @@ def segment(run: Run, segmenter: Segmenter, limits: Limits, model_name: str = ''
     raise DataError(f'cannot be written: {reason(error)}') from error
 
 
+def check_forms(text: str) -> tuple[str, ...]:
+  """Names of forms in a list such as 'webm, cutouts'.
+
+  Raises:
+    Refused: 422, an unknown one, or one that needs an extra which is not installed.
+  """
+  names = tuple(dict.fromkeys(name.strip() for name in text.split(',') if name.strip()))
+  if unknown := [name for name in names if name not in FORMS]:
+    raise Refused(422, f'"also" knows no {unknown[0][:40]!r}, only {", ".join(FORMS)}.')
+  try:
+    _outputs(names)
+  except UsageError as error:
+    raise Refused(422, f'{error.what[0].upper()}{error.what[1:]}.') from error
+  return names
+
+
+def _outputs(also: tuple[str, ...]) -> pipeline.Outputs:
+  # What a form is made of comes from here alone: a background may be a file, and users name none.
+  return pipeline.Outputs(
+    heatmaps='heatmaps' in also, forms=forms.make_forms([name for name in also if name != 'heatmaps'], forms.BLUR)
+  )
+
+
 def _pack_folders(folder: Path, check: Callable[[], None]) -> None:
   """FOLDER.zip of each folder of results, whole or not at all."""
   for part in sorted(path for path in folder.iterdir() if path.is_dir()):
@@ -103,6 +131,8 @@ def _pack_folders(folder: Path, check: Callable[[], None]) -> None:
           check()
           archive.write(path, f'{part.name}/{path.relative_to(part)}')
       os.replace(temporary, folder / f'{part.name}.zip')
+      if part.name != 'masks':  # which the page shows one by one
+        shutil.rmtree(part)
     except BaseException:
       with contextlib.suppress(OSError):
         temporary.unlink(missing_ok=True)

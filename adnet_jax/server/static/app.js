@@ -61,11 +61,11 @@ function showWork(name) {
   [shown, follow, cursor] = [0, true, null];
 }
 
+const wanted = () => [...document.querySelectorAll('#also input:checked')].map((box) => box.value);
+
 async function send(file) {
-  if (about && file.size > about.limits.bytes) {
-    showStart(`The file is too large: at most ${words.bytes(about.limits.bytes)} are taken.`);
-    return;
-  }
+  const most = about?.limits.bytes;
+  if (file.size > most) return showStart(`The file is too large: at most ${words.bytes(most)} are taken.`);
   source?.close();
   showWork(file.name);
   at('facts').textContent = words.bytes(file.size);
@@ -75,7 +75,7 @@ async function send(file) {
   say('Uploading');
   uploading = new AbortController();
   try {
-    const created = await net.upload(file, (share) => {
+    const created = await net.upload(file, wanted(), (share) => {
       if (share === null) return;
       at('bar').value = share;
       at('status').textContent = share < 1 ? `Uploading, ${Math.floor(100 * share)} %` : 'Looking at the video';
@@ -178,6 +178,7 @@ function show(index, byUser = true) {
   if (byUser) follow = false;
   at('follow').setAttribute('aria-pressed', follow);
   timeline.mark(job.anchor, index);
+  at('again').hidden = follow && job.state === 'running';
   at('again').disabled = index === job.anchor;
   at('again').textContent = index === job.anchor ? `Frame ${index} is the anchor` : `Segment again from frame ${index}`;
   at('frame').value = index;
@@ -345,10 +346,7 @@ at('clear').addEventListener('click', () => {
   anchorPicture.focus();
 });
 at('cancel').addEventListener('click', async () => {
-  if (uploading) {
-    uploading.abort();
-    return;
-  }
+  if (uploading) return uploading.abort();
   const {id, state} = job;
   source?.close();
   try {

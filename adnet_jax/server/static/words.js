@@ -45,6 +45,14 @@ const KNOWN = {
   'masks.zip': 'Masks, a PNG for each frame',
   'heatmaps.zip': 'Soft maps, 16 bit',
   'overlay.mp4': 'Video with the mask drawn in',
+  'cutout.webm': 'Transparent video, WebM',
+  'cutout.mov': 'Transparent video, ProRes 4444',
+  'cutouts.zip': 'Transparent pictures, a PNG for each frame',
+  'background.mp4': 'Video with its background blurred',
+  'comparison.mp4': 'Frame and mask side by side',
+  'outlines.zip': 'Outlines, an SVG for each frame',
+  'outline.svg': 'All outlines, an SVG that plays',
+  'detections.json': 'Run lengths, COCO JSON',
   'summary.json': 'Summary: model, sizes, times',
 };
 
