@@ -24,12 +24,17 @@ def split(root: Path, name: str) -> Split:
 
 
 def read(root: Path, names: list[str]) -> list[Clip]:
-  """The named clips; the masks of their frames are files, None where there is none."""
+  """The named clips; masks are files, and None where a frame has none, as it may but in DAVIS' layout."""
   if davis.is_davis(root):
     return davis.read(root, names, need_masks=False)
   found = _find(root)
   return [
-    Clip(name, tuple(found[name].frames), tuple(found[name].masks.get(path.stem) for path in found[name].frames))
+    Clip(
+      name,
+      tuple(found[name].frames),
+      tuple(found[name].masks.get(path.stem) for path in found[name].frames),
+      sparse=True,  # whoever draws masks by hand draws some
+    )
     for name in names
   ]
 
