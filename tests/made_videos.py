@@ -103,7 +103,7 @@ def loudness(path: Path) -> np.ndarray:
 
 
 def facts(path: Path) -> SimpleNamespace:
-  """Size, rate, number, times, end and colours of a video's pictures, and the codec of its sound."""
+  """Size, rate, number, times, end and colours of a video's pictures, codec of its sound, length of both."""
   with av.open(str(path)) as container:
     stream = container.streams.video[0]
     track = container.streams.best('audio')
@@ -118,6 +118,7 @@ def facts(path: Path) -> SimpleNamespace:
       rate=float(stream.average_rate),
       times=times,
       seconds=float(seconds * stream.time_base),
+      length=container.duration / 1e6,
       colour=(context.color_primaries, context.color_trc, int(context.colorspace), int(context.color_range)),
       sound=None if track is None else track.codec_context.name,
       images=[frame.to_ndarray(format='rgb24') for frame in frames],

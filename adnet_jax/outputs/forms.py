@@ -27,9 +27,9 @@ COLOURS = {'black': '000000', 'white': 'ffffff', 'green': '00b140', 'blue': '004
 FILES = {
   'webm': 'cutout.webm',
   'prores': 'cutout.mov',
+  'cutouts': 'cutouts/*.png',
   'background': 'background.mp4',
   'comparison': 'comparison.mp4',
-  'cutouts': 'cutouts/*.png',
   'svg': 'outlines/*.svg',
   'outline': 'outline.svg',
   'rle': 'detections.json',
