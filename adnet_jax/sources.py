@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
+import copy
 import dataclasses
-from collections.abc import Iterator
+import itertools
+import os
+from collections.abc import Collection, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +20,8 @@ from adnet_jax.images import MAX_PIXELS, over_white, read_image, too_large
 from adnet_jax.writers import import_av, reason
 
 FRAME_FILES_RATE = Fraction(24)
+# Image files at a time: one core decodes some 200 frames of 480p a second, an accelerator takes more.
+DECODERS = min(4, os.cpu_count() or 1)
 # What FFmpeg makes of any text or binary file with the right ending.
 TEXT_CODECS = ('ansi', 'bintext', 'idf', 'xbin')
 
@@ -67,9 +74,24 @@ class Source:
     self.warnings: list[str] = []
     self.skipped: list[str] = []
     self._seconds: Fraction | None = None  # of the whole clip
+    self._only: frozenset[int] | None = None
 
   def __iter__(self) -> Iterator[Frame]:
     raise NotImplementedError
+
+  def copy(self) -> Source:
+    """The same clip, to be read beside this one: with warnings and skipped frames of its own."""
+    other = copy.copy(self)
+    other.warnings, other.skipped = [], []
+    return other
+
+  def only(self, numbers: Collection[int]) -> Source:
+    """A copy that yields, of the frames that this one does, those of these numbers; at least one is given."""
+    other = self.copy()
+    other._only = frozenset(numbers)
+    last = max(numbers) + 1
+    other.end = last if self.end is None else min(last, self.end)
+    return other
 
   @property
   def overlay_bit_rate(self) -> int | None:
@@ -82,7 +104,8 @@ class Source:
     return max(1, int(8 * 0.9 * max(2 * size / self._seconds, 1_000_000 / seconds)))
 
   def _selects(self, index: int) -> bool:
-    return index >= self.start and (index - self.start) % self.every == 0 and (self.end is None or index < self.end)
+    inside = index >= self.start and (self.end is None or index < self.end)
+    return inside and (index - self.start) % self.every == 0 and (self._only is None or index in self._only)
 
   def _set_total(self, total: int) -> None:
     self.length = len(range(self.start, total if self.end is None else min(total, self.end), self.every))
@@ -114,20 +137,36 @@ class FrameFiles(Source):
   def __iter__(self) -> Iterator[Frame]:
     self.skipped = []
     found = False
-    for index, path in enumerate(self.paths):
-      if not self._selects(index):
-        continue
+    for index, path, image in self._decoded():
       try:
-        image = read_image(path)
+        frame = Frame(path.stem, index, image.result())
       except DataError:
         if not self.skip_bad:
           raise
         self.skipped.append(str(path))
         continue
       found = True
-      yield Frame(path.stem, index, image)
+      yield frame
+      del frame
     if not found:
       raise DataError('no readable image in it', self.name, f'all {len(self.skipped)} of them are damaged')
+
+  def _decoded(self) -> Iterator[tuple[int, Path, Future[np.ndarray]]]:
+    """Number, file and image of each frame, decoded in threads as FFmpeg decodes a video."""
+    selected = ((index, path) for index, path in enumerate(self.paths) if self._selects(index))
+    waiting: collections.deque[tuple[int, Path, Future[np.ndarray]]] = collections.deque()
+    pool = ThreadPoolExecutor(DECODERS, 'decode')
+    ahead = 1  # of who wants but the first frame, no other one is decoded
+    try:
+      while True:
+        for index, path in itertools.islice(selected, ahead - len(waiting)):
+          waiting.append((index, path, pool.submit(read_image, path)))
+        if not waiting:
+          return
+        yield waiting.popleft()
+        ahead = DECODERS
+    finally:
+      pool.shutdown(cancel_futures=True)
 
 
 @dataclasses.dataclass

@@ -349,7 +349,8 @@ def test_memory_does_not_grow_with_the_number_of_frames(tmp_path: Path) -> None:
     return most
 
   next(iter(open_source(tmp_path)))
-  assert peak(open_source(tmp_path)) < 1.05 * peak(open_source(tmp_path, end=30)) + 20_000
+  # A frame has 230 kB; how many are being decoded at a time differs a little.
+  assert peak(open_source(tmp_path)) < peak(open_source(tmp_path, end=30)) + 1_000_000
 
 
 # Videos.
