@@ -74,8 +74,15 @@ steps = checked(float, lambda t: 0 <= t <= 255, 'a number from 0 to 255')
 probability = checked(float, lambda p: 0 <= p <= 1, 'a probability from 0 to 1')
 
 
-def anchor(text: str) -> int | None:
-  return None if text == 'first' else whole(text)
+window = checked(int, lambda n: n >= 1 and n % 2 == 1, 'an odd whole number from 1')
+
+
+def anchor(text: str) -> int | str | None:
+  return None if text == 'first' else text if text in ('auto', 'best', 'auto-best') else whole(text)
+
+
+def track(text: str) -> int | None:
+  return None if text == 'all' else 1 if text == 'largest' else natural(text)
 
 
 def named(text: str) -> tuple[str, Path]:

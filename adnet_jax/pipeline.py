@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from adnet_jax import background, clip_files, reuse, video
+from adnet_jax import anchors, background, clip_files, reuse, video
 from adnet_jax import masks as mask_files
 from adnet_jax.clip_files import Outputs, check_free
 from adnet_jax.errors import DataError, UsageError
 
 if TYPE_CHECKING:
+  from adnet_jax.cleaning import Cleaning
   from adnet_jax.segmenter import Segmenter
 
 __all__ = ['Filter', 'Item', 'Outputs', 'check_free', 'read_frame', 'segment_clip']
@@ -35,14 +36,17 @@ class Item(NamedTuple):
     mask: (h, w) bool.
     probability: (h, w) float32 in [0, 1] where an output asks for it.
     exists: whether its files are there already, from a run that this one resumes.
+    shot: number of its shot, from 0.
   """
 
   frame: video.Frame
   mask: np.ndarray
   probability: np.ndarray | None = None
   exists: bool = False
+  shot: int = 0
 
 
+Pair = tuple[video.Frame, anchors.Anchor]
 # Changes masks between network and files: yields the items that it gets, in their order, as far behind as it likes.
 # Items that exist are for its memory, and stay as they are.
 Filter = Callable[[Iterator[Item]], Iterator[Item]]
@@ -55,10 +59,12 @@ def segment_clip(
   outputs: Outputs,
   *,
   model_name: str = '',
-  anchor: int | None = None,
+  anchor: int | str | None = None,
+  reanchor: int | None = None,
   masks_in: Path | None = None,
   heatmaps_in: Path | None = None,
   progress: Callable[[], None] | None = None,
+  cleaning: Cleaning | None = None,
   filters: Sequence[Filter] = (),
   still: float | None = None,
 ) -> dict[str, Any]:
@@ -70,11 +76,14 @@ def segment_clip(
     out: folder; gets masks/NAME.png, heatmaps/NAME.png, overlay.mp4, summary.json.
     outputs: which of them.
     model_name: for the summary.
-    anchor: number of the anchor frame in the clip, from 0; None for the first frame read.
+    anchor: number of the anchor frame in the clip, from 0; None or 'first' for the first frame read; 'auto' for the
+      first frame of each shot; 'best' for the clearest frame (`anchors.make_plan`), 'auto-best' for that of each shot.
+    reanchor: every how many frames of a shot the frame becomes the anchor; None for never.
     masks_in: folder of the masks; None for OUT/masks.
     heatmaps_in: folder of the heat maps; None for OUT/heatmaps.
     progress: called after each frame.
-    filters: what the masks pass through before they are written, in this order.
+    cleaning: which of the network's foreground is kept.
+    filters: what the masks pass through then, before they are written, in this order.
     still: a frame takes the result of the one before where nothing changed by more (`reuse.Stillness`); None: none.
 
   Returns:
@@ -86,8 +95,11 @@ def segment_clip(
     UsageError: with `resume`, masks of another size than the frames.
   """
   started = time.perf_counter()
+  anchors.check_choice(anchor)
+  if cleaning is not None:
+    filters = [*cleaning.filters(source, outputs), *filters]
   masks, heatmaps = masks_in or out / 'masks', heatmaps_in or out / 'heatmaps'
-  run = _Run(segmenter, source, out, masks, heatmaps, outputs, anchor, still)
+  run = _Run(segmenter, source, out, masks, heatmaps, outputs, anchor, reanchor, still)
   try:
     with contextlib.ExitStack() as stack:
       writers = run.open_writers()
@@ -109,6 +121,27 @@ def segment_clip(
   return run.summarize(model_name, time.perf_counter() - started)
 
 
+class _Anchors:
+  """What the summary says of anchors: of each shot its first frame, how many it has, and its anchors' numbers."""
+
+  def __init__(self) -> None:
+    self.shots: list[dict[str, Any]] = []
+    self._shot = -1
+
+  @property
+  def first(self) -> int | None:
+    return self.shots[0]['anchors'][0] if self.shots else None
+
+  def add(self, frame: video.Frame, anchor: anchors.Anchor) -> None:
+    if anchor.shot != self._shot:
+      self._shot = anchor.shot
+      self.shots.append({'start': frame.index, 'frames': 0, 'anchors': []})
+    entry = self.shots[-1]
+    entry['frames'] += 1
+    if anchor.index not in entry['anchors'][-1:]:
+      entry['anchors'].append(anchor.index)
+
+
 class _Run:
   """One clip on its way; `frames` counts those whose masks were handed on, `empty` those of them without foreground."""
 
@@ -120,12 +153,15 @@ class _Run:
     masks: Path,
     heatmaps: Path,
     outputs: Outputs,
-    anchor: int | None,
+    anchor: int | str | None,
+    reanchor: int | None,
     still: float | None,
   ):
     self.segmenter, self.source, self.outputs = segmenter, source, outputs
     self.out, self.masks, self.heatmaps = out, masks, heatmaps
-    self.anchor: int | None = anchor
+    self.choice = 'first' if anchor is None else anchor
+    self.reanchor = reanchor
+    self.anchors = _Anchors()
     self.still = None if still is None else reuse.Stillness(still)
     self.size: tuple[int, int] | None = None
     self.frames = self.empty = self.reused = 0
@@ -156,51 +192,68 @@ class _Run:
 
   def results(self) -> Iterator[Item]:
     """Each frame with its result, computed or, where its mask is there, read; frames are read ahead in a thread."""
-    anchor = None if self.anchor is None else read_frame(self.source, self.anchor)
     ahead = background.read_ahead(
-      self.source,
+      self._anchored(),
       depth=READ_AHEAD,
       budget=WAITING_BYTES,
-      weigh=lambda frame: frame.image.nbytes,
+      weigh=lambda pair: pair[0].image.nbytes,
       clock=self.clock,
       waits=self.waits,
     )
     with ahead as frames:
-      frame = next(frames, None)
-      if frame is None:
+      pair = next(frames, None)
+      if pair is None:
         return
       if self.outputs.overwrite:
         clip_files.remove_results(self.out, self.masks, self.heatmaps, self.outputs)
-      if self.anchor is None or anchor is None:
-        self.anchor, anchor = frame.index, frame.image
-      self.size = self.segmenter.base_size(anchor)
+      self.size = self.segmenter.base_size(pair[1].image)
       reference = None
       if self.outputs.resume:
         previous = None
         # What a broken run left is taken as it is, up to the first mask that is missing.
-        while frame is not None and self._is_done(frame):
-          yield Item(frame, self._read_mask(frame), exists=True)
-          previous, frame = frame, next(frames, None)
-        if self.segmenter.protocol == 'released' and previous is not None and frame is not None:
+        while pair is not None and self._is_done(pair[0]):
+          frame, anchor = pair
+          self.anchors.add(frame, anchor)
+          yield Item(frame, self._read_mask(frame), exists=True, shot=anchor.shot)
+          previous, pair = pair, next(frames, None)
+        if self.segmenter.protocol == 'released' and previous is not None and pair is not None:
+          frame, anchor = previous
           # The next gate needs this frame's foreground as it was before its own gate, which no file holds.
-          (again,) = self.segmenter.results([previous.image], anchor=anchor)
-          reference = again.mask
-      if frame is not None:
-        yield from self._computed(frame, frames, anchor, reference)
+          if anchor.shot == pair[1].shot:
+            (again,) = self.segmenter.results([frame.image], anchor=anchor.image)
+            reference = again.mask
+      if pair is not None:
+        yield from self._computed(pair, frames, reference)
 
-  def _computed(
-    self, frame: video.Frame, frames: Iterator[video.Frame], anchor: np.ndarray, reference: np.ndarray | None
-  ) -> Iterator[Item]:
+  def _anchored(self) -> Iterator[Pair]:
+    """Frames with their anchors; what looks at the clip beforehand does so at once."""
+    choice = self.choice
+    if isinstance(choice, int):
+      # An image of its own: the frame may lie outside of what is read.
+      plan, images = [anchors.Stretch(0, choice)], iter([read_frame(self.source, choice)])
+    elif choice in ('best', 'auto-best'):
+      before = time.perf_counter()
+      plan = anchors.make_plan(self.segmenter, self.source, by_shots=choice == 'auto-best')
+      self.clock['anchor'] += time.perf_counter() - before
+      self.waits['anchor'] = self.clock['anchor']
+      images = (frame.image for frame in self.source.only([stretch.anchor for stretch in plan]))
+    else:
+      return anchors.streamed(self.source, choice, self.reanchor)
+    pairs = anchors.planned(self.source, plan, images)
+    return pairs if self.reanchor is None else anchors.renewed(pairs, self.reanchor)
+
+  def _computed(self, pair: Pair, frames: Iterator[Pair], reference: np.ndarray | None) -> Iterator[Item]:
     # Frames whose results are under way; those that follow one of them closely enough take its result.
-    pending: collections.deque[tuple[video.Frame, bool]] = collections.deque()
+    pending: collections.deque[tuple[video.Frame, anchors.Anchor, bool]] = collections.deque()
 
-    def images() -> Iterator[np.ndarray]:
-      following: video.Frame | None = frame
+    def images() -> Iterator[tuple[np.ndarray, anchors.Anchor]]:
+      following: Pair | None = pair
       while following is not None:
-        again = self._is_still(following, pending)
-        pending.append((following, again))
+        frame, anchor = following
+        again = self._is_still(frame, pending) and bool(pending) and pending[-1][1] is anchor
+        pending.append((frame, anchor, again))
         if not again:
-          yield following.image
+          yield frame.image, anchor
         try:
           following = next(frames, None)
         except DataError as error:
@@ -208,7 +261,7 @@ class _Run:
           self.failure = error
           return
 
-    results = self.segmenter.results(images(), soft=self.outputs.soft, anchor=anchor, reference=reference)
+    results = self.segmenter.anchored_results(images(), soft=self.outputs.soft, reference=reference)
     while True:
       before, reading = time.perf_counter(), self.waits['read']
       result = next(results, None)
@@ -217,21 +270,25 @@ class _Run:
       self.waits['network'] += spent
       if result is None:
         break
-      yield Item(pending.popleft()[0], result.mask, result.probability)
-      while pending and pending[0][1]:
-        self.reused += 1
-        yield Item(pending.popleft()[0], result.mask, result.probability)
+      again = False
+      # The frame itself, and those behind it that take its result.
+      while pending and (not again or pending[0][2]):
+        frame, anchor, _ = pending.popleft()
+        self.reused += again
+        again = True
+        self.anchors.add(frame, anchor)
+        yield Item(frame, result.mask, result.probability, shot=anchor.shot)
 
-  def _is_still(self, frame: video.Frame, pending: collections.deque[tuple[video.Frame, bool]]) -> bool:
+  def _is_still(self, frame: video.Frame, pending: collections.deque) -> bool:
     if self.still is None:
       return False
     # Compared even where it is computed anyway, since a clip that stands still must not fill the memory.
     same = self.still.same(frame.image)
-    return same and sum(waiting.image.nbytes for waiting, _ in pending) < WAITING_BYTES
+    return same and sum(waiting.image.nbytes for waiting, _, _ in pending) < WAITING_BYTES
 
   def write(self, item: Item, writing: background.WriteBehind, writers: dict[str, clip_files.Writer]) -> None:
     """Hands a frame's files to the writing threads."""
-    frame, mask, probability, _ = item
+    frame, mask, probability = item[:3]
     self.frames += 1
     self.empty += not mask.any()
     if not item.exists:
@@ -293,7 +350,8 @@ class _Run:
       'size': None if self.size is None else list(self.size),
       'frames': self.frames,
       'reused': self.reused,
-      'anchor': self.anchor,
+      'anchor': self.anchors.first,
+      'shots': self.anchors.shots,
       'seconds': {'total': round(seconds, 3), **stages},
       'limited_by': max(self.waits, key=lambda stage: self.waits[stage], default=None),
       'files': clip_files.written(self.out, self.masks, self.heatmaps, self.outputs),

@@ -82,3 +82,20 @@ def opened_dilated_gate(reference: np.ndarray) -> np.ndarray | None:
     return None
   opened = cv2.morphologyEx(reference.astype(np.uint8), cv2.MORPH_OPEN, np.ones((OPENING_SIDE, OPENING_SIDE), np.uint8))
   return cv2.dilate(opened, np.ones((GATE_SIDE, GATE_SIDE), np.uint8)).astype(bool)
+
+
+def without_small(mask: np.ndarray, smallest: float) -> np.ndarray:
+  """A mask without small leftovers.
+
+  Args:
+    mask: (h, w) bool.
+    smallest: share of the picture, in [0, 1]; connected components of fewer pixels go (pixels that touch at a corner
+      are connected).
+
+  Returns:
+    (h, w) bool.
+  """
+  _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8), connectivity=8)
+  keep = stats[:, cv2.CC_STAT_AREA] >= smallest * mask.size
+  keep[0] = False
+  return keep[labels]

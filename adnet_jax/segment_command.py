@@ -51,9 +51,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
   add(
     '--anchor',
     type=options.anchor,
-    metavar='first|N',
-    help='anchor frame of the clip, from 0 (default: the first one read)',
+    metavar='first|auto|best|auto-best|N',
+    help='anchor frame, from 0 (default: the first one read); auto: the first of each shot, best: the clearest',
   )
+  add('--reanchor', type=options.natural, metavar='N', help='take a new anchor every N frames of a shot')
+  add('--min-area', type=options.probability, default=0.0, metavar='P', help='drop pieces below this share of a frame')
+  add('--smooth', type=options.window, default=1, metavar='N', help='mend pieces that flicker within N frames, odd')
+  add('--object', type=options.track, metavar='largest|all|N', help='keep one object of a shot: its Nth largest')
   add(
     '--still',
     type=options.steps,
@@ -82,7 +86,20 @@ def cache_of(a: argparse.Namespace) -> bool | Path:
 
 def treatment_of(a: argparse.Namespace) -> dict[str, Any]:
   """Further arguments of `pipeline.segment_clip`, the same for all clips, that the options ask for."""
-  return {'anchor': a.anchor, 'still': a.still}
+  from adnet_jax import shots
+  from adnet_jax.cleaning import Cleaning
+
+  if a.anchor in ('auto', 'auto-best'):
+    shots.check_installed()
+  cleaning = Cleaning(a.min_area, a.smooth, a.object)
+  if a.object is not None and a.resume:
+    raise UsageError('one object needs all masks of its clip', '--object, --resume', 'give --overwrite instead')
+  return {
+    'anchor': a.anchor,
+    'reanchor': a.reanchor,
+    'still': a.still,
+    'cleaning': None if cleaning == Cleaning() else cleaning,
+  }
 
 
 def run(a: argparse.Namespace) -> None:
@@ -104,7 +121,7 @@ def run(a: argparse.Namespace) -> None:
   weights.check_is_file(weights.find_model(a.model))
   sources = video.resolve_inputs(inputs, start=a.start, end=a.end, every=a.every, skip_bad=a.skip_bad)
   video.check_output(sources, a.output)
-  outputs = outputs_of(a)
+  outputs, treatment = outputs_of(a), treatment_of(a)
   folders = [a.output / source.name if len(sources) > 1 else a.output for source in sources]
   for folder in folders:
     pipeline.check_free(folder, outputs)
@@ -121,7 +138,7 @@ def run(a: argparse.Namespace) -> None:
     # A bar for each clip: while it is drawn, nothing else is printed.
     with environment.progress_bar(source.name, source.length) as advance:
       summary = pipeline.segment_clip(
-        segmenter, source, folder, outputs, model_name=str(a.model), progress=advance, **treatment_of(a)
+        segmenter, source, folder, outputs, model_name=str(a.model), progress=advance, **treatment
       )
     for warning in summary['warnings']:
       print(f'warning: {source.name}: {warning}', file=sys.stderr)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adnet_jax import exported, postprocess, pretrained, weights
+from adnet_jax import anchors, exported, postprocess, pretrained, weights
 from adnet_jax.errors import UsageError
 from adnet_jax.geometry import RELEASED_SIZE, Size, check_frame, network_size
 from adnet_jax.session import Batch, Result, Session
@@ -81,19 +81,34 @@ class Segmenter:
     return Session(self, anchor)
 
   def segment(
-    self, frames: Iterable[np.ndarray], soft: bool = False, *, anchor: np.ndarray | None = None
+    self,
+    frames: Iterable[np.ndarray],
+    soft: bool = False,
+    *,
+    anchor: np.ndarray | str | None = None,
+    reanchor: int | None = None,
   ) -> Iterator[np.ndarray]:
     """Masks of a clip's frames, lazily, a batch or two behind the frames.
 
     Args:
       frames: (h, w, 3) uint8 RGB arrays; sizes may change within the clip.
       soft: probabilities instead of masks.
-      anchor: (h, w, 3) uint8 RGB; None for the first frame.
+      anchor: (h, w, 3) uint8 RGB; None or 'first' for the first frame; 'auto' for the first frame of each shot.
+      reanchor: every how many frames of a shot the frame becomes the anchor; None for never.
 
     Yields:
       (h, w) bool of each frame's own size, or float32 in [0, 1].
     """
-    for result in self.results(frames, soft=soft, anchor=anchor):
+    numbered = (anchors.Numbered(index, frame) for index, frame in enumerate(frames))
+    if isinstance(anchor, np.ndarray):
+      given = anchors.Anchor(-1, anchor)
+      pairs: Iterator = ((frame, given) for frame in numbered)
+      pairs = pairs if reanchor is None else anchors.renewed(pairs, reanchor)
+    else:
+      if anchor not in (None, 'first', 'auto'):
+        raise UsageError(f'unknown anchor {anchor!r}', 'anchor', "'first', 'auto' or a frame")
+      pairs = anchors.streamed(numbered, anchor or 'first', reanchor)
+    for result in self.anchored_results(((frame.image, its) for frame, its in pairs), soft=soft):
       yield result.probability if soft else result.mask  # type: ignore[misc]
 
   def results(
@@ -109,23 +124,43 @@ class Segmenter:
     Args:
       frames: as in `segment`.
       soft: whether results hold probabilities.
-      anchor: as in `segment`.
+      anchor: (h, w, 3) uint8 RGB; None for the first frame.
       reference: protocol `released`: (h, w) bool, ungated foreground of the frame before the first one.
     """
-    iterator = iter(frames)
-    try:
-      first = next(iterator)
-    except StopIteration:
-      return
-    session = Session(self, first if anchor is None else anchor, reference=reference)
-    waiting: collections.deque[Batch] = collections.deque()
-    for group, padded in _groups(itertools.chain([first], iterator), session.batch_for):
-      waiting.append(session.dispatch(group, padded, soft))
-      # One batch is computed while the one before is fetched and the next one read.
-      if len(waiting) > 1:
+
+    def pairs() -> Iterator[tuple[np.ndarray, anchors.Anchor]]:
+      given = None if anchor is None else anchors.Anchor(0, anchor)
+      for frame in frames:
+        given = given or anchors.Anchor(0, frame)
+        yield frame, given
+
+    return self.anchored_results(pairs(), soft=soft, reference=reference)
+
+  def anchored_results(
+    self,
+    frames: Iterable[tuple[np.ndarray, anchors.Anchor]],
+    *,
+    soft: bool = False,
+    reference: np.ndarray | None = None,
+  ) -> Iterator[Result]:
+    """`results` of frames that each come with the anchor to compare them with; at a new shot the gate starts anew."""
+    session: Session | None = None
+    shot = 0
+    for anchor, run in itertools.groupby(frames, key=lambda pair: pair[1]):
+      if session is None:
+        session = Session(self, anchor.image, reference=reference)
+      else:
+        session.set_anchor(anchor.image, new_shot=anchor.shot != shot)
+      shot = anchor.shot
+      waiting: collections.deque[Batch] = collections.deque()
+      for group, padded in _groups((frame for frame, _ in run), session.batch_for):
+        waiting.append(session.dispatch(group, padded, soft))
+        # One batch is computed while the one before is fetched and the next one read.
+        if len(waiting) > 1:
+          yield from session.collect(waiting.popleft())
+      # Before the anchor changes: what does not fit into memory is computed again with the session's own.
+      while waiting:
         yield from session.collect(waiting.popleft())
-    while waiting:
-      yield from session.collect(waiting.popleft())
 
   def batch_for(self, base: Size, frame: np.ndarray) -> int:
     """Frames at a time: `batch`, or by the network's input size, the platform and its free memory."""

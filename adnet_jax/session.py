@@ -73,8 +73,10 @@ class Session:
     self._blockwise = False
     self.set_anchor(anchor)
 
-  def set_anchor(self, frame: np.ndarray) -> None:
-    """Makes `frame`, (h, w, 3) uint8 RGB, the anchor of the frames that follow."""
+  def set_anchor(self, frame: np.ndarray, *, new_shot: bool = False) -> None:
+    """Makes `frame`, (h, w, 3) uint8 RGB, the anchor of the frames that follow; `new_shot` forgets the frame before."""
+    if new_shot:
+      self._reference = None
     segmenter = self._segmenter
     check_frame(frame)
     self.base = segmenter.base_size(frame)
