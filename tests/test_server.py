@@ -141,7 +141,7 @@ def test_similarity_of_both_ways_as_picture_and_numbers(client, video):
   path = f'/api/jobs/{job_id}/similarity?frame=1&x=63&y=0'
   answer = client.get(path)
   assert answer.status == 200 and answer.headers['similarity-peak'] == '63,0'
-  picture = np.array(Image.open(io.BytesIO(answer.body)))
+  picture = np.array(Image.open(io.BytesIO(answer.body)).convert('RGBA'))
   assert picture.shape == (48, 64, 4)
   assert picture[0, 63, 3] > picture[0, 0, 3] and picture[0, 63, :3].sum() > picture[47, 0, :3].sum()
   numbers = client.get(f'{path}&of=anchor&format=json').json

@@ -192,7 +192,8 @@ def test_maps_are_stretched_corner_to_corner_and_coloured_by_value():
     assert large[y, x] == pytest.approx(value, abs=1e-4)
   assert maps.as_shares(values).min() == 0 and maps.as_shares(values).max() == 1
   assert not maps.as_shares(np.full((2, 2), 7, np.float32)).any()
-  picture = np.array(Image.open(io.BytesIO(maps.encode_map(np.linspace(0, 1, 256, dtype=np.float32)[None]))))
+  content = maps.encode_map(np.linspace(0, 1, 256, dtype=np.float32)[None])
+  picture = np.array(Image.open(io.BytesIO(content)).convert('RGBA'))
   light = picture[0, :, :3].astype(float) @ [0.2126, 0.7152, 0.0722]
   assert (np.diff(light) > -2).all() and light[-1] > 240 and (np.diff(picture[0, :, 3].astype(int)) >= 0).all()
 

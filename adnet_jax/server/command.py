@@ -18,7 +18,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
   add('--size', type=options.size, metavar='WxH', help="network's size, aspect not kept (default: the model's)")
   add('--device', choices=('cpu', 'gpu', 'tpu'), help='default: what JAX prefers')
   add('--max-upload', type=options.natural, default=2000, metavar='MB', help='largest file that is taken (2000)')
-  add('--max-frames', type=options.natural, default=36_000, metavar='N', help='longest video that is taken (36000)')
+  add('--max-frames', type=options.natural, default=60_000, metavar='N', help='longest video that is taken (60000)')
 
 
 def run(a: argparse.Namespace) -> None:

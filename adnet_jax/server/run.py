@@ -66,7 +66,7 @@ def serve(
       guard = security.Guard(host, token)
       site = app.Site(queue, maps.Maps(segmenter), limits, guard, Path(model).stem)
       server = Server(queue, app.create_app(site))
-      shown = f'[{host}]' if ':' in host else host
+      shown = socket.gethostname() if host in ('0.0.0.0', '::', '') else f'[{host}]' if ':' in host else host
       address = f'http://{shown}:{listener.getsockname()[1]}/'
       print(f'page: {address}' + ('' if token is None else f'?token={token}') + ' (Ctrl-C ends it)', flush=True)
       status = _until_signal(server, listener)

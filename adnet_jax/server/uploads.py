@@ -54,7 +54,7 @@ class Limits:
 
   bytes: int = 2 * 10**9
   pixels: int = 8192 * 4320
-  frames: int = 36_000
+  frames: int = 60_000
   total: int = 150 * 10**9
   reserve: int = 200 * 10**6
 

@@ -158,7 +158,7 @@ def encode_mask(path: Path) -> bytes:
   size = preview_size(mask.shape[1], mask.shape[0])
   if size != mask.shape[::-1]:
     mask = (cv2.resize(mask * 255, size, interpolation=cv2.INTER_AREA) > 127).astype(np.uint8)
-  picture = Image.fromarray(mask, 'P')
+  picture = Image.fromarray(mask)
   picture.putpalette([0, 0, 0, 255, 255, 255])
   buffer = io.BytesIO()
   picture.save(buffer, 'PNG', transparency=0, bits=1)
