@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 
+import numpy as np
 import pytest
 
 from tools import benchmark
-from tools.benchmarks import measuring, oracle
+from tools.benchmarks import measuring, model, oracle
 
 
 def run(tmp_path, *arguments):
@@ -20,47 +22,63 @@ def run(tmp_path, *arguments):
 def test_model_without_the_oracle(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(oracle, 'build', lambda *_: (None, 'torch is not installed'))
   report = run(tmp_path, 'model', '--variant', 'baseline')
-  ours, theirs = report['sections']['model']
+  ours, product, theirs = report['sections']['model']
   assert ours['what'] == 'baseline resnet18 65x33: ours, float32' and ours['best s'] > 0
+  assert ours['of product'] == pytest.approx(ours['TFLOP/s'] / product['TFLOP/s'])
   assert theirs == {'what': 'PyTorch: not measured, torch is not installed'}
   assert 'not measured' in capsys.readouterr().out
 
 
 def test_model_and_oracle_compute_the_same(tmp_path):
   pytest.importorskip('torch')
-  rows = run(tmp_path, 'model')['sections']['model']
-  assert [row['what'].split(': ')[-1] for row in rows[:2]] == ['ours, float32', 'PyTorch, float32']
-  assert rows[2]['best s'] == pytest.approx(rows[0]['best s'] / rows[1]['best s'])
-  assert float(rows[3]['what'].split(': ')[1].split()[0]) < 1e-4
+  rows = run(tmp_path, 'model', '--oracle', 'eager', 'channels-last', '--frames-at-a-time', 2)['sections']['model']
+  assert [row['what'].split(': ')[-1] for row in rows[:3]] == [
+    'ours, float32', 'PyTorch eager, float32', 'PyTorch channels-last, float32',
+  ]  # fmt: skip
+  assert rows[4]['best s'] == pytest.approx(rows[0]['best s'] / rows[1]['best s'])
+  assert float(rows[-1]['what'].split(': ')[1].split()[0]) < 1e-4
+
+
+def test_operations_are_those_of_the_definition():
+  options = argparse.Namespace(
+    variant='full', backbone='resnet18', stem='conv7x7', output_stride=8, size=(65, 33), device='cpu'
+  )
+  module, metadata = oracle.network(options, None, 'float32')
+  embedding, frames = np.zeros((1, 5, 9, 128), np.float32), np.zeros((1, 33, 65, 3), np.uint8)
+  one = model._flop(module, metadata.normalization, embedding, frames)
+  two = model._flop(module, metadata.normalization, np.repeat(embedding, 2, 0), np.repeat(frames, 2, 0))
+  # The ASPP's three dilated convolutions alone, without the rest of the network, at 5 x 9 pixels.
+  assert 3 * 2 * 9 * 512 * 512 * 45 * 0.3 < one < 1e10 and two == pytest.approx(2 * one, rel=0.1)
 
 
 def test_everything_else(tmp_path, tiny_model):
-  report = run(tmp_path, 'end-to-end', 'train-step', 'input', '--model', tiny_model, '--step-seconds', 1)
+  report = run(tmp_path, 'end-to-end', 'train-step', 'input', 'metrics', '--model', tiny_model, '--oracle')
   assert report['machine']['cores'] >= 1 and 'jax' in report['versions'] and '--tiny' in report['command']
-  clip, *stages = report['sections']['end-to-end']
-  assert clip['what'].startswith('3 frames, network at 65x33') and clip['fps'] > 0
-  assert {'network', 'read'} <= {row['what'].strip() for row in stages}
+  rows = {row['what'].split(': ')[-1].strip(): row for row in report['sections']['end-to-end']}
+  assert rows['ours']['fps'] > 0 and rows['ours']['what'].startswith('3 frames, network at 65x33')
+  assert {'network', 'read', 'a plain loop of ours', 'reading alone'} <= set(rows)
+  assert any(what.startswith('limited by ') for what in rows)
+  ratio = rows['ratio, ours to a plain loop of ours']['best s']
+  assert ratio == pytest.approx(rows['ours']['best s'] / rows['a plain loop of ours']['best s'])
   (step,) = report['sections']['train-step']
-  assert step['images/s'] == pytest.approx(4 / step['best s'])
-  rows = report['sections']['input']
-  assert rows[0]['what'] == 'pairs of 33, decoded each time, 1 worker' and rows[0]['pairs/s'] > 0
+  assert step['images/s'] == pytest.approx(4 / step['best s']) and step['of peak'] > 0
+  assert report['sections']['input'][0]['what'].startswith('pairs of 33, ')
+  assert [row['what'][0] for row in report['sections']['metrics']] == ['J', 'F', 'T', 's']
 
 
-@pytest.mark.parametrize(('seconds', 'limits'), [(1e-4, 'the input limits'), (100, 'the step limits')])
-def test_input_says_what_the_step_needs_and_which_limits(tmp_path, seconds, limits):
-  rows = run(tmp_path, 'input', '--step-seconds', seconds)['sections']['input']
-  (need,) = (row for row in rows if row['what'].startswith('needed: 2 pairs every'))
-  assert need['pairs/s'] == pytest.approx(2 / seconds)
-  verdicts = rows[rows.index(need) + 1 :]
-  assert len(verdicts) == 2 and all(limits in row['what'] for row in verdicts)
+def test_a_training_step_of_the_oracle(tmp_path):
+  pytest.importorskip('torch')
+  ours, theirs, ratio = run(tmp_path, 'train-step')['sections']['train-step']
+  assert theirs['what'] == 'PyTorch eager' and ratio['best s'] == pytest.approx(ours['best s'] / theirs['best s'])
 
 
-def test_forms_of_convolutions_and_attention(tmp_path):
-  sections = run(tmp_path, 'convolutions', 'attention', 'tiling')['sections']
-  assert all('not possible' not in row['what'] for section in sections.values() for row in section)
-  assert {row['what'].split(': ')[-1] for row in sections['convolutions']} >= {'plain', 'taps', 'Winograd'}
-  assert all(row['TFLOP/s'] > 0 for row in sections['attention'])
-  assert 0 < sections['tiling'][0]['share filled'] < 1
+def test_trade_offs(tmp_path, tiny_model):
+  rows = run(tmp_path, 'trade-offs', '--models', tiny_model, '--sizes', '65x33', '--step', 2)['sections']['trade-offs']
+  title, own, size, stride, *still = rows
+  assert title['what'].startswith('1 clips, every 2th frame') and own['what'] == 'tiny, 129x65'
+  assert own['J change'] == 0 and 0 <= own['J'] <= 1 and size['J change'] == pytest.approx(size['J'] - own['J'])
+  assert size['what'] == 'tiny, 65x33' and 'output stride' in stride['what']
+  assert len(still) == 4 and all(0 <= row['reused'] <= 1 for row in still)
 
 
 def test_a_model_that_is_not_there_is_said(tmp_path):

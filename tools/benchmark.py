@@ -28,7 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]  # the package as it stands here, and the oracle
 
-from tools.benchmarks import end_to_end, forms, inputs, measuring, model, tradeoffs, train_step  # noqa: E402
+from tools.benchmarks import end_to_end, forms, inputs, measuring, metrics, model, tradeoffs, train_step  # noqa: E402
 from tools.benchmarks.measuring import Row, table  # noqa: E402
 
 # In the order in which they run; each has options of its own.
@@ -37,6 +37,7 @@ SECTIONS: dict[str, Callable[[argparse.Namespace], list[Row]]] = {
   'end-to-end': end_to_end.run,
   'train-step': train_step.run,
   'input': inputs.run,
+  'metrics': metrics.run,
   'trade-offs': tradeoffs.run,
   'convolutions': forms.convolutions,
   'attention': forms.attention,
