@@ -23,8 +23,8 @@ def run(options: argparse.Namespace) -> list[Row]:
   found = [masks.read_mask(path) for path in sorted(folder.glob('*.png'))[: options.frames or FRAMES]]
   pairs = list(itertools.pairwise(found))
 
-  def each(function: Callable[[Any, Any], Any]) -> Callable[[], None]:
-    return lambda: [function(one, other) for one, other in pairs] and None
+  def each(function: Callable[[Any, Any], Any]) -> Callable[[], Any]:
+    return lambda: [function(one, other) for one, other in pairs]
 
   def soft(one: Any, other: Any) -> Any:
     return saliency.frame_saliency(one.astype(np.float64), other, 'davsod')

@@ -69,10 +69,9 @@ def frame_functions(
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model = copy.deepcopy(oracle).to(device, precision, memory_format=layout)
     paired = hasattr(model, 'decode')
-    encode, whole = model.encode if paired else None, model
 
     def compute(embedding: Any, images: Any) -> Any:
-      return whole.decode(embedding, encode(images)) if paired else whole(None, images)
+      return model.decode(embedding, model.encode(images)) if paired else model(None, images)
 
     run = torch.compile(compute) if compiled else compute
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tools.benchmarks import oracle as oracles
 from tools.benchmarks.measuring import Row, measure
@@ -45,7 +47,7 @@ def run(options: argparse.Namespace) -> list[Row]:
       jax.block_until_ready(metrics['loss'])
 
     name = f'{Path(options.config).stem}: {config.model.backbone}, {config.batch} pairs of {config.data.crop}'
-    functions = {f'{name}, {config.model.dtype}': advance}
+    functions: dict[str, Callable[[], Any]] = {f'{name}, {config.model.dtype}': advance}
     oracle, absent = None, ''
     if options.oracle:
       oracle, absent = oracles.of_architecture(trainer.metadata.architecture, devices[0].platform)
