@@ -136,7 +136,7 @@ function take(description) {
   at('cancel').textContent = job.state === 'done' || job.state === 'failed' ? 'Remove' : 'Cancel';
   at('follow').hidden = job.state !== 'running' && job.state !== 'queued';
   at('anchor-number').textContent = `frame ${job.anchor}`;
-  at('frame').max = Math.max(0, job.read - 1);
+  at('frame').max = Math.max(0, frames - 1);
   showFiles();
   timeline.draw(job.id, frames, job.read);
   show(Math.min(shown, job.read - 1), false);
@@ -332,7 +332,7 @@ for (const button of document.querySelectorAll('[data-stop]')) {
 }
 at('frame').addEventListener('input', (event) => {
   playing = false;
-  show(Number(event.target.value));
+  show(Math.min(Number(event.target.value), job.read - 1)); // not beyond what has been read
 });
 at('play').addEventListener('click', play);
 at('follow').addEventListener('click', () => {

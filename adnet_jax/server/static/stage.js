@@ -66,7 +66,7 @@ export function drawWipe(canvas, frame, mask, value) {
     layer(canvas, frame, mask, kind);
     context.restore();
   }
-  if (share > 0 && share < 1) {
+  if (mask && share > 0 && share < 1) {
     const line = Math.max(2, width / 400);
     context.fillStyle = 'rgba(0, 0, 0, .55)';
     context.fillRect(x - line, 0, 2 * line, height);
