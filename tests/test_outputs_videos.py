@@ -104,9 +104,11 @@ def test_alpha_is_the_mask_away_from_the_outline(tmp_path: Path) -> None:
   source = video.open_source(tmp_path)
   files, warnings = forms.export(source, masks, tmp_path / 'out', forms.make_forms(['webm', 'prores', 'cutouts']))
   assert not warnings and [path.name for path in files[:2]] == ['cutout.webm', 'cutout.mov']
-  prores = [
-    frame.to_ndarray(format='rgba')[..., 3] for frame in av.open(str(tmp_path / 'out' / 'cutout.mov')).decode(video=0)
-  ]
+  prores = []
+  with av.open(str(tmp_path / 'out' / 'cutout.mov')) as container:
+    for frame in container.decode(video=0):
+      plane = np.frombuffer(frame.planes[3], np.uint16).reshape(-1, frame.planes[3].line_size // 2)
+      prores.append(np.rint(plane[: frame.height, : frame.width] * (255 / 4095)).astype(np.uint8))
   stills = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in files[2:]]
   for made in (made_videos.alphas(tmp_path / 'out' / 'cutout.webm'), prores, [still[..., 3] for still in stills]):
     for alpha, mask in zip(made, masks, strict=True):

@@ -187,8 +187,12 @@ def _add_stream(container: Any, name: str, request: Request, pixels: str, ticks:
 
 def _frame(image: np.ndarray, pixels: str, colour: Colour) -> Any:
   frame = import_av().VideoFrame.from_ndarray(image, format='rgba' if image.shape[2] == 4 else 'rgb24')
+  # In one thread: several write beyond the end of their rows, into the next thread's, where the width is no 16-fold.
   frame = frame.reformat(
-    format=pixels, dst_colorspace=MATRICES[colour.matrix], dst_color_range='JPEG' if colour.full else 'MPEG'
+    format=pixels,
+    dst_colorspace=MATRICES[colour.matrix],
+    dst_color_range='JPEG' if colour.full else 'MPEG',
+    threads=1,
   )
   # Named in the frame too: ProRes takes them from there.
   frame.color_primaries, frame.color_trc, frame.colorspace = colour.primaries, colour.transfer, colour.matrix
