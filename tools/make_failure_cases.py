@@ -62,14 +62,14 @@ def paste(
   flags = cv2.INTER_AREA if matrix[0, 0] < 1 else cv2.INTER_LINEAR
   alpha = cv2.GaussianBlur(cv2.warpAffine(alpha, matrix, (WIDTH, HEIGHT), flags=flags), (0, 0), 0.7)[..., None]
   moved = cv2.warpAffine(image, matrix, (WIDTH, HEIGHT), flags=flags)
-  return np.uint8(alpha * moved + (1 - alpha) * backdrop), alpha[..., 0] >= 0.5
+  return (alpha * moved + (1 - alpha) * backdrop).astype(np.uint8), alpha[..., 0] >= 0.5
 
 
 def cases() -> Iterator[tuple[str, Case]]:
   """Every case, by the name of its picture."""
   from skimage import data
 
-  rocket = np.uint8(np.minimum(1.35 * data.rocket().astype(float), 255))
+  rocket = np.minimum(1.35 * data.rocket().astype(float), 255).astype(np.uint8)
   pads = [pan(rocket, k / 3) for k in range(4)]
   clip, truths = map(list, zip(*(sample(k) for k in SHOWN), strict=True))
   first = sample(0)[0]
@@ -100,7 +100,7 @@ def cases() -> Iterator[tuple[str, Case]]:
   def night(image: np.ndarray) -> np.ndarray:
     light = (image / 255.0) ** 2.2 / 40
     light = np.maximum(light + rng.standard_normal(light.shape) * (0.03 * np.sqrt(light) + 0.001), 0)
-    return np.uint8(255 * np.clip(light, 0, 1) ** (1 / 2.2))
+    return (255 * np.clip(light, 0, 1) ** (1 / 2.2)).astype(np.uint8)
 
   yield 'night', Case(night(first), [night(image) for image in clip], truths)
 
