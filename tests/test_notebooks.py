@@ -56,14 +56,16 @@ def test_the_runtime_keeps_its_jax(monkeypatch, tmp_path):
   monkeypatch.setattr(subprocess, 'run', lambda command, **_: commands.append(command) or status)
   names: dict = {}
   exec(cells.pop().split('if importlib.util.find_spec')[0], names)
-  names['install']('adnet-jax')
+  names['install'](str(ROOT))
   pins = (tmp_path / 'constraints.txt').read_text().split()
   for name in ('jax', 'jaxlib', 'numpy'):
     assert f'{name}=={importlib.metadata.version(name)}' in pins
   assert commands[0][commands[0].index('--constraint') + 1] == 'constraints.txt'
   status.returncode = 1
   with pytest.raises(SystemExit, match=r'nothing was changed'):
-    names['install']('adnet-jax')
+    names['install'](str(ROOT))
+  with pytest.raises(SystemExit, match='neither a wheel nor a clone'):
+    names['install'](str(tmp_path))
 
 
 @pytest.mark.slow
