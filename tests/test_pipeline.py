@@ -138,8 +138,10 @@ def test_a_resumed_run_gives_the_masks_of_an_uninterrupted_one(model, tmp_path, 
   summary = segment_clip(segmenter, video.open_source(clip), broken, Outputs(resume=True))
   assert summary['frames'] == 9 == overlay_frames(broken / 'overlay.mp4')
   expected = read_masks(whole / 'masks')
+  # A frame's place in its batch moves the last bits of its probabilities, and a resumed run has other batches: of this
+  # network's 45,000 near-random pixels one or two may lie just there.
   for name, mask in read_masks(broken / 'masks').items():
-    np.testing.assert_array_equal(mask, expected[name], err_msg=name)
+    assert np.count_nonzero(mask != expected[name]) <= 3, name
   assert len(expected) == 9
 
 
