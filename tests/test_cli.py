@@ -292,8 +292,8 @@ class Slow:
   def base_size(self, frame):
     return 9, 9
 
-  def results(self, frames, **_):
-    for frame in frames:
+  def anchored_results(self, pairs, **_):
+    for frame, _anchor in pairs:
       time.sleep(.02)
       yield session.Result(np.ones(frame.shape[:2], bool))
 

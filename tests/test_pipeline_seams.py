@@ -200,13 +200,10 @@ def test_the_summary_names_the_stage_that_limits(segmenter, clip, tmp_path, monk
     protocol, scales, mirror = 'paper', (1.0,), False
     base_size = segmenter.base_size
 
-    def results(self, frames, **_):
-      for frame in frames:
+    def anchored_results(self, pairs, **_):
+      for frame, _anchor in pairs:
         time.sleep(0.05 * (slow == 'network'))
         yield tiny_result(frame)
-
-    def anchored_results(self, frames, **_):
-      return self.results(frame for frame, _ in frames)
 
   form = Form(Writer())
   if slow == 'mine':
