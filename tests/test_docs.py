@@ -66,6 +66,11 @@ def test_links_between_pages_and_into_the_tree_lead_somewhere():
   assert not lost
 
 
+def test_pictures_are_small():
+  sizes = [path.stat().st_size for path in (DOCS / 'failure_cases').iterdir()]
+  assert len(sizes) >= 8 and max(sizes) <= 60_000 and sum(sizes) <= 600_000
+
+
 def test_the_site_builds_without_a_warning(tmp_path):
   pytest.importorskip('mkdocs')
   pytest.importorskip('material')
