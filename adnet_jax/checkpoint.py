@@ -86,6 +86,8 @@ class Checkpoints:
       else:
         self.newest, self._saving = self._saving, None
         self.saved += 1
+        if self.failure is not None:
+          self._remove_leftovers()  # threads of the failed save may have written on after it was given up
         self.failure = None
     return self.failure is None
 
@@ -95,10 +97,13 @@ class Checkpoints:
       'checkpoint %s in %s could not be saved, training goes on: %s', self._saving, self.folder, self.failure
     )
     self._saving = None
-    if jax.process_index() == 0:
-      for leftover in self.folder.glob('*.orbax-checkpoint-tmp*'):  # it takes the room that the next one needs
-        shutil.rmtree(leftover, ignore_errors=True)
+    self._remove_leftovers()  # they take the room that the next one needs
     self._manager.reload()
+
+  def _remove_leftovers(self) -> None:
+    if jax.process_index() == 0:
+      for leftover in self.folder.glob('*.orbax-checkpoint-tmp*'):
+        shutil.rmtree(leftover, ignore_errors=True)
 
   def restore_newest(
     self, like: Any, check: Callable[[dict[str, Any]], None] = lambda record: None

@@ -46,9 +46,8 @@ def run(options: argparse.Namespace) -> list[Row]:
       rows.append({'what': name, **_read(tried, options.samples, threads)})
   step_seconds = options.step_seconds
   if step_seconds is None:
-    options.crop = None
-    (step,) = train_step.run(options)
-    step_seconds = step['best s']
+    ours, *_ = train_step.run(argparse.Namespace(**{**vars(options), 'crop': None, 'oracle': ()}))
+    step_seconds = ours['best s']
   slow, fast = (row for row in rows if row['what'].endswith(f', {workers} worker{"s" * (workers > 1)}'))
   return [*rows, *_need(config.batch, step_seconds, workers, slow, fast)]
 
