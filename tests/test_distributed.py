@@ -26,15 +26,14 @@ SECONDS = 300  # that anything may take on a busy machine, compilation included
 
 
 def adjusted(config):
-  """Trains the bundled model on.
+  """A training in small steps.
 
-  A small network with random weights will not do: its head's BatchNorm divides by the spread of a few nearly equal
-  values, and what is the last bit of a sum on one device moves the loss of the third step by 1e-4, on one device too.
+  The head's BatchNorm divides by the spread of a few nearly equal values, so that the last bit of a sum moves the
+  parameters after a step by far more, in proportion to the rate: at .005 the loss of the third step differs by 2e-4.
+  In float64, 1, 2 and 4 devices agree to 1e-15 in it.
   """
-  values = config_lib.load('configs/compact.py', ['data.stills_fraction=0'])
-  config.model, config.optim = values.model, values.optim
-  config.optim.ema, config.init.weights = 0.0, 'adnet-compact'
   config.data.crop, config.batch, config.steps = 65, 8, STEPS
+  config.optim.frozen_stages, config.optim.lr = 3, 0.0001
   return config
 
 
@@ -44,22 +43,24 @@ def config(training_config):
 
 
 def read_log(workdir):
-  """Losses (steps,) and sample ids of a training."""
+  """Losses and gradients' norms, both (steps,), and sample ids of a training."""
   lines = [json.loads(line) for line in (workdir / 'train.jsonl').read_text().splitlines()]
-  return np.array([line['loss'] for line in lines]), [line['sample_ids'] for line in lines]
+  losses, norms = (np.array([line[key] for line in lines]) for key in ('loss', 'grad_norm'))
+  return losses, norms, [line['sample_ids'] for line in lines]
 
 
 @pytest.fixture(scope='module')
 def one_device(training_root, compiled, tmp_path_factory):
-  """Losses and sample ids of a training on one device."""
+  """`read_log` of a training on one device."""
   workdir = tmp_path_factory.mktemp('one device')
   train.train(adjusted(config_lib.load('configs/davis.py', tiny_training.overrides(training_root))), workdir)
   return read_log(workdir)
 
 
 def assert_same(found, expected):
-  assert found[1] == expected[1]
+  assert found[2] == expected[2]
   np.testing.assert_allclose(found[0], expected[0], rtol=TOLERANCE)
+  np.testing.assert_allclose(found[1], expected[1], rtol=100 * TOLERANCE)
 
 
 @pytest.mark.parametrize('devices', [2, 4, 8])
