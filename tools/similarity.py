@@ -35,7 +35,9 @@ from adnet_jax.report import similarity_figures as figures  # noqa: E402
 from adnet_jax.similarity import Place  # noqa: E402
 
 if TYPE_CHECKING:
-  from adnet_jax.pretrained import Model
+  from adnet_jax import exported, pretrained
+
+  Model = pretrained.Model | exported.ExportedModel
 
 # As in the paper's Fig. 1: a car that moves, one that is parked, the road.
 FIG1_CLIP, FIG1_FRAME, FIG1_POINTS = 'car-roundabout', '00040', (Place(255, 384), Place(246, 104), Place(430, 640))

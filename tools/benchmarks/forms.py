@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from tools.benchmarks.measuring import Row, measure
@@ -26,7 +26,13 @@ def _setting(options: argparse.Namespace) -> tuple[Any, str, int, tuple[int, int
   return device, dtype, FRAMES[device.platform], (-(-height // 8), -(-width // 8))
 
 
-def _times(title: str, functions: dict[str, Callable], arrays: tuple, flop: float, repeats: int) -> list[Row]:
+def _finish(call: Callable[[], Any]) -> Any:
+  import jax
+
+  return jax.block_until_ready(call())
+
+
+def _times(title: str, functions: Mapping[str, Callable], arrays: tuple, flop: float, repeats: int) -> list[Row]:
   """Rows of the functions of the same arrays, in turns; a form that the platform refuses is said."""
   import jax
 
@@ -39,7 +45,7 @@ def _times(title: str, functions: dict[str, Callable], arrays: tuple, flop: floa
     except Exception as error:  # whatever a compiler says, the others are to be timed
       rows.append({'what': f'{title}: {name}: not possible here: {" ".join(str(error).split())[:100]}'})
     else:
-      ready[name] = lambda call=call: jax.block_until_ready(call())
+      ready[name] = functools.partial(_finish, call)
   for name, timing in measure(ready, repeats).items():
     rows.append({**timing.row(f'{title}: {name}'), 'TFLOP/s': flop / min(timing.wall) / 1e12})
   return rows

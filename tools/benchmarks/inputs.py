@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> list[Row]:
   if step_seconds is None:
     ours, *_ = train_step.run(argparse.Namespace(**{**vars(options), 'crop': None, 'oracle': ()}))
     step_seconds = ours['best s']
-  slow, fast = (row for row in rows if row['what'].endswith(f', {workers} worker{"s" * (workers > 1)}'))
+  slow, fast = (row for row in rows if str(row['what']).endswith(f', {workers} worker{"s" * (workers > 1)}'))
   return [*rows, *_need(config.batch, step_seconds, workers, slow, fast)]
 
 
