@@ -42,7 +42,7 @@ def test_the_same_masks(file, model, said, protocol, mirror, soft):
   frames = tiny.frames(5)
   expected = Segmenter(model, protocol, mirror=mirror, size=tiny.SIZE, batch=4).segment(frames, soft=soft)
   for found, wanted in zip(loaded.segment(frames, soft=soft), expected, strict=True):
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    np.testing.assert_allclose(found, wanted, atol=1e-4)
   assert not said()
   assert 'traced' not in vars(loaded.model)  # the network was never built
 
@@ -50,7 +50,7 @@ def test_the_same_masks(file, model, said, protocol, mirror, soft):
 def test_logits_and_normalize_are_those_of_the_model(file, model):
   loaded = pretrained.load_model(file)
   anchor, frame = (loaded.normalize(image[None]) for image in tiny.frames(2, tiny.SIZE))
-  np.testing.assert_allclose(loaded.logits(anchor, frame), model.logits(anchor, frame), atol=1e-5)
+  np.testing.assert_allclose(loaded.logits(anchor, frame), model.logits(anchor, frame), atol=1e-4)
 
 
 def test_another_size_is_traced_and_said_once(file, model, said):
@@ -67,7 +67,7 @@ def test_blocks_of_attention_as_the_last_resort_are_traced(file, model):
   loaded, images = pretrained.load_model(file), np.stack(tiny.frames(1, tiny.SIZE))
   anchor = loaded.embed(images)
   found = loaded.predict(anchor, images, blockwise=True)
-  np.testing.assert_allclose(found, model.predict(anchor, images, blockwise=True), atol=1e-5)
+  np.testing.assert_allclose(found, model.predict(anchor, images, blockwise=True), atol=1e-4)
 
 
 def test_other_platforms_and_dtypes_are_traced_and_said(tiny_model, file, tmp_path, said):
