@@ -129,6 +129,12 @@ KEYS: dict[str, Key] = {
     '() or (width, height)',
     "ours; () is the model's own size",
   ),
+  'evaluate.refine': Key(
+    -1,
+    lambda v: v in (-1, 0) or 4 <= v <= 1024,
+    "-1 (what the model's file says), 0 (none), 4 to 1024 pixels of the network's input",
+    'ours; the paper: none',
+  ),
 }
 
 

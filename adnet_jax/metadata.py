@@ -36,6 +36,7 @@ class Metadata:
     architecture: the network's shape.
     normalization: a name of normalization.py: what the input must look like.
     size: recommended (width, height) of the input.
+    refine: recommended reach of the refinement along edges, in pixels of the input; 0 for none (refinement.py).
     origin: where the weights come from.
     licence: their terms.
     created_by: program and version that wrote the file.
@@ -47,6 +48,7 @@ class Metadata:
   origin: str
   licence: str
   created_by: str
+  refine: int = 0
 
   def to_strings(self) -> dict[str, str]:
     """The metadata of a safetensors file: strings to strings."""
@@ -68,6 +70,7 @@ class Metadata:
       'origin': self.origin,
       'licence': self.licence,
       'created_by': self.created_by,
+      'refine': str(self.refine),
     }
 
 
@@ -125,6 +128,9 @@ def parse_metadata(strings: Mapping[str, str], path: object) -> Metadata | Trunk
     width, height = (int(n) for n in strings['size'].split('x'))
     if min(width, height) < 1:
       raise ValueError(f'size is {strings["size"]!r}')
+    refine = int(strings.get('refine', '0'))
+    if not 0 <= refine <= 1024:
+      raise ValueError(f'refine is {refine}')
   except ValueError as error:
     raise WeightsError(
       f'metadata that this version does not understand: {error}',
@@ -138,6 +144,7 @@ def parse_metadata(strings: Mapping[str, str], path: object) -> Metadata | Trunk
     strings['origin'],
     strings['licence'],
     strings['created_by'],
+    refine,
   )
 
 

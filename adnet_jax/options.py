@@ -71,6 +71,7 @@ def scales(text: str) -> tuple[float, ...]:
 natural = checked(int, lambda n: n >= 1, 'a whole number from 1')
 whole = checked(int, lambda n: n >= 0, 'a whole number from 0')
 steps = checked(float, lambda t: 0 <= t <= 255, 'a number from 0 to 255')
+reach = checked(int, lambda n: n == 0 or 4 <= n <= 1024, '0, or a whole number from 4 to 1024')
 probability = checked(float, lambda p: 0 <= p <= 1, 'a probability from 0 to 1')
 
 

@@ -348,6 +348,7 @@ class _Run:
       'scales': list(self.segmenter.scales),
       'mirror': self.segmenter.mirror,
       'size': None if self.size is None else list(self.size),
+      'refine': self.segmenter.refine_radius,
       'frames': self.frames,
       'reused': self.reused,
       'anchor': self.anchors.first,

@@ -102,7 +102,13 @@ def _masks_and_scores(
   root, e = Path(config.data.root), config.evaluate
   clips = validation_clips(config) if clips is None else clips
   segmenter = segmenter_lib.Segmenter.from_pretrained(
-    model, e.protocol, e.scales, e.mirror, tuple(e.size) or None, device=device
+    model,
+    e.protocol,
+    e.scales,
+    e.mirror,
+    tuple(e.size) or None,
+    refine=None if e.refine < 0 else e.refine,
+    device=device,
   )
   folder = into / 'masks'
   if overwrite:

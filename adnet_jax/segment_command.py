@@ -40,6 +40,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
   add('--mirror', action='store_true', help='average mirrored frames in')
   add('--size', type=options.size, metavar='WxH', help="network's size, aspect not kept (default: the model's)")
   add('--threshold', type=options.probability, metavar='P', help='probability above which is foreground (default: .5)')
+  add(
+    '--refine',
+    type=options.reach,
+    metavar='N',
+    help="refine along edges that are up to N pixels of the network's input away, 0: not at all (default: the model's)",
+  )
   add('--batch', type=options.natural, metavar='N', help='frames at a time (default: by size and device)')
   add('--device', choices=('cpu', 'gpu', 'tpu'), help='default: what JAX prefers')
   add('--overwrite', action='store_true', help='replace earlier results')
@@ -109,6 +115,8 @@ def run(a: argparse.Namespace) -> None:
     raise UsageError('--overwrite and --resume exclude each other', '--overwrite, --resume', 'give one')
   if a.protocol == 'released' and a.threshold is not None:
     raise UsageError('the protocol released has a threshold of its own', '--protocol, --threshold', 'leave out one')
+  if a.protocol == 'released' and a.refine:
+    raise UsageError('the protocol released has no refinement', '--protocol, --refine', 'leave out one')
   output_options.check_submission(a)
   threshold = postprocess.PAPER_THRESHOLD if a.threshold is None else a.threshold
   if manifest.is_manifest(a.inputs) or a.engine or a.workers or a.address:
@@ -132,7 +140,15 @@ def run(a: argparse.Namespace) -> None:
 
   environment.set_up(a.device, cache=cache_of(a))
   segmenter = segmenter_lib.Segmenter.from_pretrained(
-    a.model, a.protocol, a.scales, a.mirror, a.size, threshold=threshold, batch=a.batch, device=a.device
+    a.model,
+    a.protocol,
+    a.scales,
+    a.mirror,
+    a.size,
+    threshold=threshold,
+    batch=a.batch,
+    refine=a.refine,
+    device=a.device,
   )
   for source, folder in zip(sources, folders, strict=True):
     # A bar for each clip: while it is drawn, nothing else is printed.

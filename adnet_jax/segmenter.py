@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from adnet_jax import anchors, exported, postprocess, pretrained, weights
+from adnet_jax import anchors, exported, postprocess, pretrained, refinement, weights
 from adnet_jax.errors import UsageError
 from adnet_jax.geometry import RELEASED_SIZE, Size, check_frame, network_size
 from adnet_jax.session import Batch, Result, Session
 
-# Bytes of up-sampled float32 logits at a time.
+# Bytes of up-sampled float32 numbers at a time; how many there are for each pixel where masks are refined.
 UPSAMPLED_BYTES = 256 * 2**20
+REFINED_NUMBERS = 8
 # The share of an accelerator's free memory that a batch may take, and what it takes there for each pixel of the
 # network's input and byte of its numbers: for ResNet-101 at stride 8 XLA plans 413, before what cuDNN works in.
 MEMORY_SHARE = 0.5
@@ -35,6 +36,8 @@ class Segmenter:
     size: (width, height) of the network's input at scale 1; None for the default geometry (`network_size`).
     threshold: of the probability, protocol `paper` only.
     batch: frames at a time; None to choose by size and device.
+    refine: how far probabilities are refined along edges (refinement.py), in pixels of the network's input; 0 for not
+      at all, None for what the model's file recommends. Protocol `paper` only.
   """
 
   model: pretrained.Model | exported.ExportedModel
@@ -44,9 +47,10 @@ class Segmenter:
   size: Size | None = None
   threshold: float = postprocess.PAPER_THRESHOLD
   batch: int | None = None
+  refine: int | None = None
 
   def __post_init__(self):
-    _check_options(self.protocol, self.scales, self.size, self.threshold, self.batch)
+    _check_options(self.protocol, self.scales, self.size, self.threshold, self.batch, self.refine)
 
   @classmethod
   def from_pretrained(
@@ -59,14 +63,23 @@ class Segmenter:
     *,
     threshold: float = postprocess.PAPER_THRESHOLD,
     batch: int | None = None,
+    refine: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
   ) -> Segmenter:
     """A segmenter with a model known by name or given as a file; arguments as the attributes and `load_model`."""
     scales = tuple(scales)
-    _check_options(protocol, scales, size, threshold, batch)  # before the model is loaded
+    _check_options(protocol, scales, size, threshold, batch, refine)  # before the model is loaded
     model = pretrained.load_model(name_or_path, device=device, dtype=dtype)
-    return cls(model, protocol, scales, mirror, None if size is None else (size[0], size[1]), threshold, batch)
+    size = None if size is None else (size[0], size[1])
+    return cls(model, protocol, scales, mirror, size, threshold, batch, refine)
+
+  @property
+  def refine_radius(self) -> int:
+    """Pixels of the network's input, 0 where nothing is refined: what `refine` comes to for this model and protocol."""
+    if self.protocol == 'released':
+      return 0
+    return self.model.metadata.refine if self.refine is None else self.refine
 
   def base_size(self, frame: np.ndarray) -> Size:
     """(width, height) of the network's input at scale 1 for a clip whose anchor is `frame`."""
@@ -170,7 +183,8 @@ class Segmenter:
     pixels = base[0] * base[1] * max(self.scales) ** 2
     on_cpu = self.model.devices[0].platform == 'cpu'
     wanted = min(8, 1_000_000 / pixels) if on_cpu else min(16, 8_000_000 / pixels) * devices
-    allowed = UPSAMPLED_BYTES / (4 * frame.shape[0] * frame.shape[1])
+    numbers = REFINED_NUMBERS if self.refine_radius else 1
+    allowed = UPSAMPLED_BYTES / (4 * numbers * frame.shape[0] * frame.shape[1])
     memory = self.model.devices[0].memory_stats() or {}  # None where a platform does not tell
     if 'bytes_limit' in memory:
       free = memory['bytes_limit'] - memory.get('bytes_in_use', 0)
@@ -179,7 +193,12 @@ class Segmenter:
 
 
 def _check_options(
-  protocol: str, scales: Sequence[float], size: Size | None, threshold: float, batch: int | None
+  protocol: str,
+  scales: Sequence[float],
+  size: Size | None,
+  threshold: float,
+  batch: int | None,
+  refine: int | None,
 ) -> None:
   if protocol not in postprocess.PROTOCOLS:
     raise UsageError(f'unknown protocol {protocol!r}', 'protocol', f'one of {", ".join(postprocess.PROTOCOLS)}')
@@ -193,6 +212,10 @@ def _check_options(
     raise UsageError('the protocol released has a threshold of its own', 'protocol, threshold', 'leave out threshold')
   if batch is not None and batch < 1:
     raise UsageError(f'batch is {batch}', 'batch', 'at least 1')
+  if refine is not None and refine != 0 and not refinement.STEP <= refine <= 1024:
+    raise UsageError(f'refine is {refine}', 'refine', f'0, or from {refinement.STEP} to 1024 pixels')
+  if protocol == 'released' and refine:
+    raise UsageError('the protocol released has no refinement', 'protocol, refine', 'leave out refine')
 
 
 def _groups(

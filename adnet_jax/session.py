@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from adnet_jax import postprocess
+from adnet_jax import postprocess, refinement
 from adnet_jax.errors import DeviceError
 from adnet_jax.geometry import Size, check_frame, resize_frames, scaled
 from adnet_jax.models import layers
@@ -130,6 +130,10 @@ class Session:
       logits.append(segmenter.model.predict(anchor, images[size], mirror=mirror, blockwise=self._blockwise))
     mirrored = tuple(mirror for _, mirror, _ in self._views)
     released = segmenter.protocol == 'released'
+    guide, radius = None, segmenter.refine_radius
+    if radius:
+      blank = np.zeros((padded - len(frames), *frames[0].shape), np.uint8)
+      guide = jax.device_put(np.concatenate([np.stack(frames), blank]), logits[0].sharding)
     return combine(
       tuple(logits),
       np.float32(postprocess.RELEASED_THRESHOLD if released else segmenter.threshold),
@@ -138,6 +142,9 @@ class Session:
       protocol=segmenter.protocol,
       soft=soft,
       packed=packed,
+      guide=guide,
+      grid=refinement.grid_of(self.base) if radius else None,
+      radius=round(radius / refinement.STEP) if radius else 0,
     )
 
   def collect(self, batch: Batch) -> Iterator[Result]:
@@ -198,7 +205,7 @@ class Session:
     return Result(values)
 
 
-@functools.partial(jax.jit, static_argnames=('mirrored', 'size', 'protocol', 'soft', 'packed'))
+@functools.partial(jax.jit, static_argnames=('mirrored', 'size', 'protocol', 'soft', 'packed', 'grid', 'radius'))
 def combine(
   logits: tuple[jax.Array, ...],
   threshold: jax.Array,
@@ -208,6 +215,9 @@ def combine(
   protocol: str,
   soft: bool,
   packed: bool = False,
+  guide: jax.Array | None = None,
+  grid: tuple[int, int] | None = None,
+  radius: int = 0,
 ) -> jax.Array:
   """Brings the outputs of scales and mirror images to the size of the masks, averages them and applies the threshold.
 
@@ -222,6 +232,9 @@ def combine(
     protocol: `released` averages logits, `paper` probabilities.
     soft: whether means are wanted instead of masks.
     packed: whether masks are packed.
+    guide: (b, h, w, 3) uint8 RGB, the frames, along whose edges probabilities are refined; None for no refinement.
+    grid: (h, w) cells, with a guide.
+    radius: of neighbourhoods in cells, with a guide.
 
   Returns:
     If soft (b, h, w) float32 logits (`released`) or probabilities (`paper`); otherwise (b, h, w) bool, or, packed,
@@ -229,9 +242,12 @@ def combine(
   """
   total = jnp.zeros((), jnp.float32)
   for z, mirror in zip(logits, mirrored, strict=True):
-    z = layers.resize_align_corners(z[:, :, ::-1] if mirror else z, size)[..., 0]
-    total = total + (z if protocol == 'released' else jax.nn.sigmoid(z))
+    z = z[:, :, ::-1] if mirror else z
+    z = layers.resize_align_corners(z, size) if grid is None else refinement.sample(z, size, grid)
+    total = total + (z if protocol == 'released' else jax.nn.sigmoid(z))[..., 0]
   mean = total / len(logits)
+  if guide is not None:
+    mean = refinement.refine(mean, guide, radius)
   if soft:
     return mean
   masks = mean > threshold

@@ -176,6 +176,7 @@ def initialize(config: ml_collections.ConfigDict) -> tuple[Trainer, Tree]:
     f'trained by adnet-jax from {c.init.weights or "random weights"}',
     terms,
     f'adnet-jax {__version__}',
+    max(0, c.evaluate.refine),
   )
   trainer = Trainer(graph, metadata, schedule, sgd, ml_collections.FrozenConfigDict(c))
   state = {

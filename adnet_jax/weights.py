@@ -285,13 +285,14 @@ def describe(name_or_path: str | Path) -> str:
       'ImageNet trunk, to start training from (init.weights)',
       f'{metadata.backbone}, stem {metadata.stem}',
     )
-    head = ''
+    head = refinement = ''
   else:
     a = metadata.architecture
     check_arrays({name: array.shape for name, array in arrays.items()}, shapes(a), path)
     kind = f'AD-Net, variant {a.variant}'
     network = f'{a.backbone}, stem {a.stem}, output stride {a.output_stride}, multi-grid {a.multi_grid}'
     head = f'ASPP {a.aspp_width} wide, embedding {a.embedding}, {a.activation}, auxiliary outputs {a.auxiliary}'
+    refinement = f'{metadata.refine} pixels of the input' if metadata.refine else ''
   learnt = sum(array.size for name, array in arrays.items() if not name.endswith(('/mean', '/var')))
   rows = [
     ('model', path.stem),
@@ -299,6 +300,7 @@ def describe(name_or_path: str | Path) -> str:
     ('network', network),
     ('head', head),
     ('input', f'normalised as {metadata.normalization}, recommended size {strings.get("size", "that of training")}'),
+    ('refinement', refinement),
     ('parameters', f'{learnt:,} and {sum(array.size for array in arrays.values()) - learnt:,} running statistics'),
     ('stored as', ' and '.join(sorted({array.dtype.name for array in arrays.values()}))),
     ('size', f'{path.stat().st_size / 1e6:.1f} MB'),

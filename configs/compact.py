@@ -32,4 +32,5 @@ def get_config():
   config.batch = 6
   config.checkpoint.every = 100
   config.evaluate.size = (769, 433)
+  config.evaluate.refine = 28
   return config

@@ -11,7 +11,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from adnet_jax import exits, metadata, weights
+from adnet_jax import exits, metadata, options, weights
 from adnet_jax.errors import UsageError
 
 
@@ -21,6 +21,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('input', type=Path, metavar='IN.safetensors')
   parser.add_argument('-o', '--output', type=Path, required=True, metavar='OUT.safetensors')
   parser.add_argument('--size', metavar='WxH', help='recommended input size (default: as in the input)')
+  parser.add_argument('--refine', type=options.reach, metavar='N', help='refinement (default: as in the input)')
   parser.add_argument('--origin', help='where the weights come from (default: as in the input)')
   parser.add_argument('--licence', help='their terms (default: as in the input)')
   parser.add_argument('--dtype', default='float16', choices=('float16', 'float32'))
@@ -44,6 +45,7 @@ def pack(a: argparse.Namespace) -> None:
     found,
     architecture=dataclasses.replace(found.architecture, auxiliary=0),
     size=size,
+    refine=found.refine if a.refine is None else a.refine,
     origin=a.origin or found.origin,
     licence=a.licence or found.licence,
   )

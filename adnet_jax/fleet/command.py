@@ -30,6 +30,7 @@ def segment(a: argparse.Namespace, threshold: float) -> None:
     'size': a.size,
     'threshold': threshold,
     'batch': a.batch,
+    'refine': a.refine,
   }
   run.segment_manifest(
     a.inputs[0],

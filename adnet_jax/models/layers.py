@@ -214,16 +214,22 @@ def max_pool(x: jax.Array, *, ceil_mode: bool) -> jax.Array:
   )
 
 
+def linear_matrix(positions: np.ndarray, inputs: int) -> np.ndarray:
+  """(outputs, inputs) float32 weights of linear interpolation at positions in units of samples; ends are repeated."""
+  position = np.clip(positions, 0, inputs - 1)
+  low = np.minimum(position.astype(np.int64), max(inputs - 2, 0))
+  fraction = position - low
+  rows = np.arange(len(position))
+  matrix = np.zeros((len(position), inputs))
+  matrix[rows, low] = 1 - fraction
+  matrix[rows, np.minimum(low + 1, inputs - 1)] += fraction
+  return matrix.astype(np.float32)
+
+
 def align_corners_matrix(outputs: int, inputs: int) -> np.ndarray:
   """(outputs, inputs) float32 weights of linear interpolation that maps the first and last sample onto each other."""
   # The product first: so the last position is the last sample exactly, and no fraction exceeds 1.
-  position = np.arange(outputs) * (inputs - 1) / max(outputs - 1, 1)
-  low = np.minimum(position.astype(np.int64), max(inputs - 2, 0))
-  fraction = position - low
-  matrix = np.zeros((outputs, inputs))
-  matrix[np.arange(outputs), low] = 1 - fraction
-  matrix[np.arange(outputs), np.minimum(low + 1, inputs - 1)] += fraction
-  return matrix.astype(np.float32)
+  return linear_matrix(np.arange(outputs) * (inputs - 1) / max(outputs - 1, 1), inputs)
 
 
 def resize_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
