@@ -47,7 +47,7 @@ def set_up(device: str | None = None, *, cache: bool | Path = True) -> None:
     jax.config.update('jax_compilation_cache_dir', str(compiled))
     # Below its limit JAX would take no lock, and another process could read half an entry.
     jax.config.update('jax_compilation_cache_max_size', CACHE_BYTES)
-    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.05)
   elif isinstance(cache, Path):
     raise UsageError('compiled programs cannot be written there', cache, 'choose another --cache, or --no-cache')
   _print_log_lines()

@@ -70,7 +70,7 @@ class Metadata:
       'origin': self.origin,
       'licence': self.licence,
       'created_by': self.created_by,
-      'refine': str(self.refine),
+      **({'refine': str(self.refine)} if self.refine else {}),
     }
 
 

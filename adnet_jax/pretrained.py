@@ -81,7 +81,17 @@ class Programs:
     blockwise: bool = False,
   ) -> jax.Array:
     """The anchor's embedding and (b, h, w, 3) uint8 RGB -> (b, h', w', 1) float32 logits."""
-    current = self.embed(params, images, mirror=mirror)
+    return self.classify(params, anchor, self.embed(params, images, mirror=mirror), blockwise=blockwise)
+
+  def classify(
+    self,
+    params: Mapping[str, jax.Array],
+    anchor: jax.Array | None,
+    current: jax.Array,
+    *,
+    blockwise: bool = False,
+  ) -> jax.Array:
+    """The anchor's embedding and those of frames, (b, h', w', c) -> (b, h', w', 1) float32 logits."""
     with self._network(params) as network, attention.blockwise_only() if blockwise else contextlib.nullcontext():
       return network.classify(anchor, current)
 
@@ -109,11 +119,14 @@ class Model:
     self.metadata, self.devices, self.dtype = metadata, tuple(devices), module.dtype
     mesh = Mesh(np.asarray(self.devices), ('data',))
     programs = Programs(module, metadata.normalization, self.devices[0].platform, mesh)
-    self._rows, self._everywhere = NamedSharding(mesh, PartitionSpec('data')), NamedSharding(mesh, PartitionSpec())
+    self._everywhere = NamedSharding(mesh, PartitionSpec())
+    # On one device both are one: or `embed` would be compiled twice.
+    self._rows = NamedSharding(mesh, PartitionSpec('data')) if len(self.devices) > 1 else self._everywhere
     self._params = jax.device_put(programs.params, self._everywhere)
     programs.params = {}
     self._embed = jax.jit(programs.embed, static_argnames='mirror')
-    self._predict = jax.jit(programs.predict, static_argnames=('mirror', 'blockwise'))
+    # Not one program with `embed`: an anchor's is a frame's, so that the trunk is traced and compiled once.
+    self._classify = jax.jit(programs.classify, static_argnames='blockwise')
     self._logits = jax.jit(programs.logits)
 
   @property
@@ -165,7 +178,8 @@ class Model:
     Returns:
       (b, h', w', 1) float32 before up-sampling.
     """
-    return self._predict(self._params, anchor, jax.device_put(images, self._rows), mirror=mirror, blockwise=blockwise)
+    current = self._embed(self._params, jax.device_put(images, self._rows), mirror=mirror)
+    return self._classify(self._params, anchor, current, blockwise=blockwise)
 
 
 def load_model(

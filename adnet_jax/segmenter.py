@@ -15,6 +15,8 @@ from adnet_jax.errors import UsageError
 from adnet_jax.geometry import RELEASED_SIZE, Size, check_frame, network_size
 from adnet_jax.session import Batch, Result, Session
 
+# Pixels of the network's input that a CPU computes at a time: more are no faster, and the first mask comes later.
+CPU_BATCH_PIXELS = 500_000
 # Bytes of up-sampled float32 numbers at a time; how many there are for each pixel where masks are refined.
 UPSAMPLED_BYTES = 256 * 2**20
 REFINED_NUMBERS = 8
@@ -182,7 +184,7 @@ class Segmenter:
       return -(-self.batch // devices) * devices
     pixels = base[0] * base[1] * max(self.scales) ** 2
     on_cpu = self.model.devices[0].platform == 'cpu'
-    wanted = min(8, 1_000_000 / pixels) if on_cpu else min(16, 8_000_000 / pixels) * devices
+    wanted = min(8, CPU_BATCH_PIXELS / pixels) if on_cpu else min(16, 8_000_000 / pixels) * devices
     numbers = REFINED_NUMBERS if self.refine_radius else 1
     allowed = UPSAMPLED_BYTES / (4 * numbers * frame.shape[0] * frame.shape[1])
     memory = self.model.devices[0].memory_stats() or {}  # None where a platform does not tell

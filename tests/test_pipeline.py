@@ -67,8 +67,8 @@ def test_files_and_summary_of_a_clip(segmenter, clip, tmp_path):
   assert len(calls) == 9 == overlay_frames(out / 'overlay.mp4')
   assert json.loads((out / 'summary.json').read_text()) == summary
   assert list(summary) == [
-    'model', 'protocol', 'scales', 'mirror', 'size', 'frames', 'reused', 'anchor', 'shots', 'seconds', 'limited_by',
-    'files', 'warnings',
+    'model', 'protocol', 'scales', 'mirror', 'size', 'refine', 'frames', 'reused', 'anchor', 'shots', 'seconds',
+    'limited_by', 'files', 'warnings',
   ]  # fmt: skip
   assert summary['size'] == list(SIZE) and summary['frames'] == 9 and summary['anchor'] == 0
   assert {'total', 'read', 'network', 'write', 'overlay'} == set(summary['seconds'])

@@ -168,12 +168,12 @@ def test_anchor_is_encoded_once_for_each_scale_and_mirror_image(model, monkeypat
 def test_short_batches_other_clips_and_other_frame_sizes_do_not_compile_the_network_again(model):
   segmenter = Segmenter(model, size=tiny.SIZE, batch=4)
   first = list(segmenter.segment(tiny.frames(4)))
-  programs = model._predict._cache_size(), model._embed._cache_size()
+  programs = model._classify._cache_size(), model._embed._cache_size()
   again = list(segmenter.segment(tiny.frames(4) + tiny.frames(2)))
   assert len(again) == 6
   np.testing.assert_array_equal(again[:4], first)
   assert [mask.shape for mask in segmenter.segment(tiny.frames(3, (70, 40)))] == [(40, 70)] * 3
-  assert (model._predict._cache_size(), model._embed._cache_size()) == programs
+  assert (model._classify._cache_size(), model._embed._cache_size()) == programs
 
 
 def test_segment_is_lazy_and_memory_bounded(model):

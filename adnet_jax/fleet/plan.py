@@ -60,7 +60,7 @@ def _check_options(folder: Path, job: Job) -> None:
     'scales': list(job.segmenter['scales']),
     'mirror': job.segmenter['mirror'],
   }
-  if job.segmenter['refine'] is not None:
+  if job.segmenter.get('refine') is not None:
     asked['refine'] = job.segmenter['refine']
   found = {**summary, 'model': Path(summary.get('model', '')).stem}
   for key, value in asked.items():
