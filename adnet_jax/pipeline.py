@@ -348,7 +348,7 @@ class _Run:
       'scales': list(self.segmenter.scales),
       'mirror': self.segmenter.mirror,
       'size': None if self.size is None else list(self.size),
-      'refine': self.segmenter.refine_radius,
+      'refine': 0 if self.size is None else self.segmenter.refine_radius(self.size),
       'frames': self.frames,
       'reused': self.reused,
       'anchor': self.anchors.first,

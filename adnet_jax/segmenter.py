@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -39,7 +40,7 @@ class Segmenter:
     threshold: of the probability, protocol `paper` only.
     batch: frames at a time; None to choose by size and device.
     refine: how far probabilities are refined along edges (refinement.py), in pixels of the network's input; 0 for not
-      at all, None for what the model's file recommends. Protocol `paper` only.
+      at all, None for what the model's file recommends (`refine_radius`). Protocol `paper` only.
   """
 
   model: pretrained.Model | exported.ExportedModel
@@ -76,12 +77,19 @@ class Segmenter:
     size = None if size is None else (size[0], size[1])
     return cls(model, protocol, scales, mirror, size, threshold, batch, refine)
 
-  @property
-  def refine_radius(self) -> int:
-    """Pixels of the network's input, 0 where nothing is refined: what `refine` comes to for this model and protocol."""
+  def refine_radius(self, base: Size) -> int:
+    """Pixels of a network's input of `base`, 0 where nothing is refined: what `refine` comes to.
+
+    The model's recommendation is for its own size; at others it is a square of the same share of the frame.
+    """
     if self.protocol == 'released':
       return 0
-    return self.model.metadata.refine if self.refine is None else self.refine
+    if self.refine is not None:
+      return self.refine
+    recommended, usual = self.model.metadata.refine, self.model.metadata.size
+    if not recommended:
+      return 0
+    return max(refinement.STEP, round(recommended * math.sqrt(base[0] * base[1] / (usual[0] * usual[1]))))
 
   def base_size(self, frame: np.ndarray) -> Size:
     """(width, height) of the network's input at scale 1 for a clip whose anchor is `frame`."""
@@ -185,7 +193,7 @@ class Segmenter:
     pixels = base[0] * base[1] * max(self.scales) ** 2
     on_cpu = self.model.devices[0].platform == 'cpu'
     wanted = min(8, CPU_BATCH_PIXELS / pixels) if on_cpu else min(16, 8_000_000 / pixels) * devices
-    numbers = REFINED_NUMBERS if self.refine_radius else 1
+    numbers = REFINED_NUMBERS if self.refine_radius(base) else 1
     allowed = UPSAMPLED_BYTES / (4 * numbers * frame.shape[0] * frame.shape[1])
     memory = self.model.devices[0].memory_stats() or {}  # None where a platform does not tell
     if 'bytes_limit' in memory:

@@ -130,7 +130,7 @@ class Session:
       logits.append(segmenter.model.predict(anchor, images[size], mirror=mirror, blockwise=self._blockwise))
     mirrored = tuple(mirror for _, mirror, _ in self._views)
     released = segmenter.protocol == 'released'
-    guide, radius = None, segmenter.refine_radius
+    guide, radius = None, segmenter.refine_radius(self.base)
     if radius:
       blank = np.zeros((padded - len(frames), *frames[0].shape), np.uint8)
       guide = jax.device_put(np.concatenate([np.stack(frames), blank]), logits[0].sharding)

@@ -138,7 +138,7 @@ def test_the_model_recommends_and_the_caller_decides(plain, recommending):
   frames = tiny.frames(3)
   expected = list(plain.segment(frames, soft=True))
   refined = Segmenter.from_pretrained(recommending)
-  assert (plain.refine_radius, refined.refine_radius) == (0, 16)
+  assert (plain.refine_radius(tiny.SIZE), refined.refine_radius(tiny.SIZE)) == (0, 16)
   found = list(refined.segment(frames, soft=True))
   assert np.abs(np.subtract(found, expected)).max() > 0.05
   asked = Segmenter.from_pretrained(recommending, refine=0)
@@ -147,7 +147,9 @@ def test_the_model_recommends_and_the_caller_decides(plain, recommending):
   masks = list(refined.segment(frames))
   np.testing.assert_array_equal(masks, np.stack(found) > 0.5)
   gated = Segmenter.from_pretrained(recommending, 'released', size=tiny.SIZE)
-  assert gated.refine_radius == 0
+  assert gated.refine_radius(tiny.SIZE) == 0
+  # The same share of the frame at another size.
+  assert refined.refine_radius((257, 129)) == 32 and asked.refine_radius((257, 129)) == 0
 
 
 def test_scales_mirror_and_batches_are_refined_once(plain):
