@@ -68,6 +68,8 @@ def _settings(model: str | None, options: argparse.Namespace) -> Iterator[_Setti
   network = pretrained.Model(module, metadata, devices)
   stem, own = Path(name).stem, metadata.size
   yield _Setting(f'{stem}, {own[0]}x{own[1]}', segmenter.Segmenter(network))
+  if metadata.refine:
+    yield _Setting(f'{stem}, not refined', segmenter.Segmenter(network, refine=0))
   for other in options.sizes or [geometry.scaled(own, scale) for scale in SIZES]:
     if other != own:
       yield _Setting(f'{stem}, {other[0]}x{other[1]}', segmenter.Segmenter(network, size=other))
