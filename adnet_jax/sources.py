@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -356,11 +357,16 @@ def _display_matrix(frame) -> list[int] | None:
 
 def _upright_rgb(frame, matrix: list[int] | None) -> np.ndarray:
   """A PyAV frame as uint8 (h, w, 3) RGB, turned and mirrored by its display matrix, transparency over white."""
-  options = {}
+  options: dict[str, Any] = {'threads': 1}  # as in outputs/encoders.py, where several spoil rows
   # Unlabelled colours: players take large pictures for BT.709, small ones for BT.601 (FFmpeg's own default).
   if int(frame.colorspace) == 2 and not frame.format.is_rgb and (frame.width >= 1280 or frame.height > 576):
     options['src_colorspace'] = 'ITU709'
-  if frame.format.has_palette or any(component.is_alpha for component in frame.format.components):
+  if frame.format.name == 'yuva420p':
+    # Straight to RGBA, FFmpeg leaves the last columns of some widths as the memory was.
+    alpha = frame.planes[3]
+    opacity = np.frombuffer(alpha, np.uint8).reshape(-1, alpha.line_size)[: frame.height, : frame.width, None]
+    image = over_white(np.concatenate([frame.to_ndarray(format='rgb24', **options), opacity], axis=2))
+  elif frame.format.has_palette or any(component.is_alpha for component in frame.format.components):
     image = over_white(frame.to_ndarray(format='rgba', **options))
   else:
     image = frame.to_ndarray(format='rgb24', **options)

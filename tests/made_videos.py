@@ -25,7 +25,8 @@ def mask_of(image: np.ndarray) -> np.ndarray:
 def write(
   path: Path, count: int = 12, size: tuple[int, int] = (96, 64), *, rate: Fraction | int = 25, codec: str = 'libx264',
   pixels: str = 'yuv420p', rotation: int | None = None, times: list[int] | None = None, sound: str | None = None,
-  colour: tuple[int, int, int, int] | None = None, options: dict | None = None, start: float = 0,
+  colour: tuple[int, int, int, int] | None = None, options: dict | None = None, start: float = 0, beyond: float = 0,
+  aspect: Fraction | None = None,
 ) -> Path:  # fmt: skip
   """A video; `size` is (width, height) as shown.
 
@@ -42,6 +43,8 @@ def write(
     colour: primaries, transfer, matrix, range.
     options: of the encoder.
     start: when the pictures begin after the sound, in seconds.
+    beyond: by how much the sound is longer, in seconds.
+    aspect: of a stored pixel.
   """
   w, h = size
   turned = rotation in (90, 270)
@@ -50,13 +53,15 @@ def write(
     stream.width, stream.height, stream.pix_fmt = *((h, w) if turned else (w, h)), pixels
     if times:
       stream.codec_context.time_base = Fraction(1, 1000)
+    if aspect is not None:
+      stream.codec_context.sample_aspect_ratio = aspect
     if rotation is not None:
       stream.set_display_rotation(rotation)
     if colour is not None:
       context = stream.codec_context
       context.color_primaries, context.color_trc, context.colorspace, context.color_range = colour
     seconds = float(count / Fraction(rate)) if not times else (2 * times[-1] - times[-2]) / 1000
-    track = _sound(container, sound, seconds + start) if sound else []
+    track = _sound(container, sound, seconds + start + beyond) if sound else []
     for k in range(count):
       image = np.ascontiguousarray(np.rot90(frame(k, h, w), -(rotation or 0) // 90))
       picture = av.VideoFrame.from_ndarray(image, 'rgb24')

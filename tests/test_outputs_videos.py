@@ -16,7 +16,8 @@ from PIL import Image
 from adnet_jax import video
 from adnet_jax.clip_files import OverlayForm
 from adnet_jax.errors import DataError
-from adnet_jax.outputs import forms
+from adnet_jax.outputs import forms, media
+from adnet_jax.outputs import sound as sound_track
 
 TIMES = [0, 40, 80, 300, 340, 720, 760, 1000]
 HLG = (9, 18, 9, 1)
@@ -187,3 +188,47 @@ def test_a_video_that_breaks_off_ends_there(tmp_path: Path) -> None:
   for file in ('overlay.mp4', 'background.mp4'):
     made = made_videos.facts(tmp_path / 'out' / file)
     assert 20 < len(made.times) < 90 and made.seconds == pytest.approx(len(made.times) / 25, abs=0.05)
+
+
+@pytest.mark.parametrize('rotation', [None, 90])
+def test_pixels_that_are_not_square(tmp_path: Path, rotation: int | None) -> None:
+  made_videos.write(tmp_path / 'v.mp4', 2, (96, 64), rotation=rotation, aspect=Fraction(4, 3))
+  segment(tmp_path / 'v.mp4', tmp_path / 'out', 'webm prores comparison')
+  for file, wide in (('overlay.mp4', 96), ('cutout.mov', 96), ('comparison.mp4', 192)):
+    with av.open(str(tmp_path / 'out' / file)) as container:
+      stream = container.streams.video[0]
+      assert (stream.width, stream.height) == (wide, 64)
+      assert stream.sample_aspect_ratio == (Fraction(3, 4) if rotation else Fraction(4, 3)), file
+  shape = made_videos.facts(tmp_path / 'out' / 'cutout.webm').size
+  assert shape == ((85, 96) if rotation else (64, 128))
+
+
+def test_sound_longer_than_the_pictures_goes_on(tmp_path: Path) -> None:
+  path = made_videos.write(tmp_path / 'v.mp4', 5, sound='aac', beyond=2.5)
+  segment(path, tmp_path / 'out', 'webm')
+  for file in ('overlay.mp4', 'cutout.webm'):
+    made = made_videos.facts(tmp_path / 'out' / file)
+    assert made.length == pytest.approx(2.7, abs=0.05) and len(made.times) == 5, file
+  segment(path, tmp_path / 'part', end=3)
+  assert made_videos.facts(tmp_path / 'part' / 'overlay.mp4').length == pytest.approx(0.12, abs=0.04)
+
+
+def test_little_sound_does_not_become_much() -> None:
+  quiet, unknown = (media.Sound(Path('v.mp4'), 1, 'aac', rate) for rate in (24_000, None))
+  assert sound_track.bit_rate(quiet, 'webm') == 48_000 and sound_track.bit_rate(unknown, 'webm') == 128_000
+
+
+@pytest.mark.parametrize('width', [65, 81, 97])
+def test_transparent_pictures_of_odd_widths_are_whole(tmp_path: Path, width: int) -> None:
+  with av.open(str(tmp_path / 'v.mkv'), 'w') as container:
+    stream = container.add_stream('ffv1', rate=25)
+    stream.width, stream.height, stream.pix_fmt = width, 240, 'yuva420p'
+    picture = av.VideoFrame(width, 240, 'yuva420p')
+    for plane, values in zip(picture.planes, (np.arange(width) + 80, 128, 128, 255), strict=True):
+      np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[:, : plane.width] = values
+    for packet in stream.encode(picture) + stream.encode():
+      container.mux(packet)
+  source = video.open_source(tmp_path / 'v.mkv')
+  for _ in range(10):
+    (frame,) = source
+    np.testing.assert_array_equal(frame.image, np.broadcast_to(frame.image[:1], frame.image.shape))

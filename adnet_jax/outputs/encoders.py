@@ -21,12 +21,13 @@ _BLOCK_ADDITIONAL, _ALPHA_ID = 15, (1).to_bytes(8, 'big')
 
 
 class Request(NamedTuple):
-  """What a video shall be: (height, width), frames per second, colours, bits per second at most."""
+  """What a video shall be: (height, width), frames per second, colours, bits per second at most, aspect of a pixel."""
 
   size: tuple[int, int]
   rate: Fraction
   colour: Colour
   bit_rate: int | None
+  aspect: Fraction = Fraction(1)
 
 
 class Encoder(Protocol):
@@ -34,11 +35,13 @@ class Encoder(Protocol):
 
   Attributes:
     even: whether sides must be even.
+    square: whether pixels must be square, since another aspect cannot be named.
     ticks: of its clock, a second.
     warnings: sentences for the user.
   """
 
   even: bool
+  square: bool
   ticks: int
   warnings: list[str]
 
@@ -52,7 +55,7 @@ class Encoder(Protocol):
 class H264Encoder:
   """H.264 for browsers and everything else; MPEG-4 part 2 where a build has none."""
 
-  even = True
+  even, square = True, False
 
   def __init__(self, container: Any, request: Request):
     self.ticks, self.warnings = TICKS, list[str]()
@@ -87,7 +90,7 @@ class AlphaVp9Encoder:
   as a haze around the foreground.
   """
 
-  even = False
+  even, square = False, True  # PyAV sets an aspect of codecs, Matroska's is one of streams
   ticks = 1000  # Matroska's clock
 
   def __init__(self, container: Any, request: Request):
@@ -140,7 +143,7 @@ class AlphaVp9Encoder:
 class ProresEncoder:
   """ProRes 4444: large files of independent frames with lossless alpha, for editing."""
 
-  even = False
+  even, square = False, False
 
   def __init__(self, container: Any, request: Request):
     self.ticks, self.warnings = TICKS, list[str]()
@@ -182,6 +185,7 @@ def _add_stream(container: Any, name: str, request: Request, pixels: str, ticks:
   context, colour = stream.codec_context, request.colour
   context.color_primaries, context.color_trc, context.colorspace = colour.primaries, colour.transfer, colour.matrix
   context.color_range = 2 if colour.full else 1
+  context.sample_aspect_ratio = request.aspect
   return stream
 
 

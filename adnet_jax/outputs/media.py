@@ -16,6 +16,8 @@ from adnet_jax.writers import import_av
 MATRICES = {1: 'ITU709', 4: 'FCC', 5: 'ITU601', 6: 'ITU601', 7: 'SMPTE240M', 9: 'BT2020'}
 _UNKNOWN = 2
 _FULL = 2
+# Wider pixels are a fault of the file.
+_MAX_ASPECT = Fraction(8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +50,14 @@ class Media:
 
   Attributes:
     colour: what its own colours are, BT.709 in limited range where it says nothing.
+    aspect: width of an upright pixel as it is shown, by its height.
     sound: the sound track that a player would choose, None where there is none.
     origin: time of the first picture on the clock that picture and sound share, in seconds.
     end: end of the last picture, in seconds since the first; None: not known.
   """
 
   colour: Colour = Colour()
+  aspect: Fraction = Fraction(1)
   sound: Sound | None = None
   origin: Fraction = Fraction(0)
   end: Fraction | None = None
@@ -82,6 +86,10 @@ def describe(source: Source) -> Media:
         break
     if first is None:
       return Media(sound=sound)
+    aspect = picture.sample_aspect_ratio or Fraction(1)
+    if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
+      aspect = Fraction(1)
+    aspect = 1 / aspect if first.rotation % 180 else aspect
     start = first.pts if first.pts is not None else picture.start_time or 0
     end = None
     if picture.duration and picture.start_time is not None:
@@ -89,7 +97,7 @@ def describe(source: Source) -> Media:
     elif container.duration and track is None:
       end = Fraction(container.start_time or 0, 1_000_000) + Fraction(container.duration, 1_000_000)
       end -= start * picture.time_base
-    return Media(_colour(first), sound, start * picture.time_base, end)
+    return Media(_colour(first), aspect, sound, start * picture.time_base, end)
   return Media()
 
 

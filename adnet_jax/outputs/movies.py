@@ -17,7 +17,7 @@ from adnet_jax.outputs.media import Media
 from adnet_jax.writers import cannot_write, draw_overlay, import_av, temporary
 
 MAX_SIDE = 4096
-# What the sound of a whole clip may last longer than its pictures.
+# What the sound may last longer than the pictures where nothing says that these are all.
 _TAIL = Fraction(1)
 _JITTER = Fraction(1, 1000)
 
@@ -102,6 +102,7 @@ class MovieWriter:
     """
     try:
       self._clock = self._clock + 1 / self._rate if time is None else Fraction(time)
+      image = self._squared(image)
       if self._container is None:
         self._first = self._clock
         self._open(image.shape)
@@ -124,16 +125,16 @@ class MovieWriter:
     if self._container is None:
       return
     try:
-      end, whole = self._clock + 1 / self._rate, self._to_end
+      end, whole, all_seen = self._clock + 1 / self._rate, self._to_end, self._missing == 0
       if whole and self._media.end is not None and self._media.end > self._clock:
-        whole = self._missing == 0 or self._media.end - end < _TAIL
+        whole = all_seen or self._media.end - end < _TAIL
         # One that lasts about as long as all others does so: clocks are not that exact.
         end = self._media.end if whole and 2 * abs(self._media.end - end) * self._rate > 1 else end
       end -= self._first
       self._encode(max(self._tick + 1, round(end * self._encoder.ticks)))
       self._mux(self._encoder.flush())
       if self._sound is not None:
-        self._sound.finish(end + _TAIL if whole else end)
+        self._sound.finish((None if all_seen else end + _TAIL) if whole else end)
         self.warnings += self._sound.warnings
       self._container.close()
       os.replace(self._part, self.path)
@@ -179,7 +180,7 @@ class MovieWriter:
     options = {} if self._form == 'webm' else {'movflags': '+faststart'}
     # An absolute path, so that no name is taken for an address or an option.
     self._container = self._av.open(str(self._part.absolute()), 'w', format=self._form, options=options)
-    request = encoders.Request(self._size, self._rate, self._media.colour, self._bit_rate)
+    request = encoders.Request(self._size, self._rate, self._media.colour, self._bit_rate, self._media.aspect)
     self._encoder = encoder(self._container, request)
     self.warnings += self._encoder.warnings
     if self._media.sound is not None:
@@ -188,6 +189,14 @@ class MovieWriter:
         self._sound = sound_lib.SoundTrack(self._media.sound, self._container, self._form, offset)
       except (OSError, self._av.FFmpegError, ValueError) as error:
         self.warnings.append(f'no sound in {self.path.name}: {error}')
+
+  def _squared(self, image: np.ndarray) -> np.ndarray:
+    """Stretches an image's short side to square pixels where the encoder needs them."""
+    aspect = self._media.aspect
+    if aspect == 1 or not encoders.ENCODERS[self._form].square:
+      return image
+    h, w = image.shape[:2]
+    return cv2.resize(image, (round(w * max(aspect, 1)), round(h / min(aspect, 1))), interpolation=cv2.INTER_LINEAR)
 
   def _fit(self, image: np.ndarray) -> np.ndarray:
     """Fits an image uint8 (h, w, c) into the picture: scaled, centred on black, odd sides padded by their edge."""

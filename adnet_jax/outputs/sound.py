@@ -17,7 +17,7 @@ TAKEN = {
   'mov': ('aac', ('aac', 'alac', 'mp3', 'mp3float', 'pcm_s16le', 'pcm_s16be', 'pcm_s24le', 'pcm_s24be')),
 }
 ENCODED_RATE = 128_000
-_UNKNOWN_RATE = 320_000
+_UNKNOWN_RATE, _LEAST_RATE = 320_000, 32_000
 # Far into a file its index is asked for the place; decoders need a little of what comes before.
 _SEEK_BEYOND = 10
 _FILLED = Fraction(1, 200)
@@ -29,7 +29,12 @@ def bit_rate(sound: media.Sound | None, container: str) -> int:
     return 0
   if sound.codec in TAKEN[container][1]:
     return sound.bit_rate or _UNKNOWN_RATE
-  return ENCODED_RATE
+  return encoded_rate(sound)
+
+
+def encoded_rate(sound: media.Sound) -> int:
+  """Bits per second where a sound is encoded anew: not much more than it had."""
+  return min(ENCODED_RATE, max(_LEAST_RATE, 2 * (sound.bit_rate or ENCODED_RATE)))
 
 
 class _Piece(NamedTuple):
@@ -81,7 +86,7 @@ class SoundTrack:
         rate = 48_000 if encoder == 'libopus' else min(48_000, max(8_000, self._track.rate or 48_000))
         layout = 'mono' if self._track.channels == 1 else 'stereo'
         self._stream = container.add_stream(encoder, rate=rate, layout=layout)
-        self._stream.bit_rate = ENCODED_RATE
+        self._stream.bit_rate = encoded_rate(sound)
         self._pieces = self._encoded()
     except BaseException:
       self._files.close()
@@ -99,20 +104,29 @@ class SoundTrack:
     self._pieces.close()
     self._files.close()
 
-  def finish(self, end: Fraction) -> None:
-    """Writes what lies before `end` by the greater part, what an encoder still holds too, and closes the source."""
-    while self._next is not None and self._next.start + self._next.end < 2 * end:
+  def finish(self, end: Fraction | None) -> None:
+    """Writes what lies before `end` by the greater part, what an encoder still holds too, and closes the source.
+
+    Args:
+      end: None for all there is.
+    """
+    while self._next is not None and (end is None or self._next.start + self._next.end < 2 * end):
       self._container.mux(self._fitting(self._next.packets, end))
       self._next = next(self._pieces, None)
     if not self._copies and self._stream.codec_context.is_open:
-      self._container.mux(self._fitting(self._stream.encode(None), min(end, self._heard)))
+      self._container.mux(
+        self._fitting(self._stream.encode(None), self._heard if end is None else min(end, self._heard))
+      )
     self.close()
 
-  def _fitting(self, packets: list[Any], end: Fraction) -> list[Any]:
+  def _fitting(self, packets: list[Any], end: Fraction | None) -> list[Any]:
     """Without those that an encoder has filled up beyond the end: a video must not get longer by them."""
     if self._copies:
       return packets
-    end = end if self._end is None else min(end, self._end)
+    ends = [one for one in (end, self._end) if one is not None]
+    if not ends:
+      return packets
+    end = min(ends)
     return [packet for packet in packets if (packet.pts + packet.duration) * packet.time_base <= end + _FILLED]
 
   def _demuxed(self) -> Iterator[Any]:
