@@ -1,4 +1,4 @@
-"""Makes a trained model file ready to ship: half precision, with its recommended size, origin and terms.
+"""Makes a trained model file ready to ship, or the mean of several: half precision, with size, origin and terms.
 
   python tools/pack_model.py runs/compact/final.safetensors -o adnet_jax/assets/models/adnet-compact.safetensors \
       --size 641x353 --origin 'who trained it on what' --licence 'its terms'
@@ -11,6 +11,8 @@ import dataclasses
 import sys
 from pathlib import Path
 
+import numpy as np
+
 from adnet_jax import exits, metadata, options, weights
 from adnet_jax.errors import UsageError
 
@@ -18,7 +20,7 @@ from adnet_jax.errors import UsageError
 def main(argv: list[str] | None = None) -> int:
   """Runs the tool and returns its exit code."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument('input', type=Path, metavar='IN.safetensors')
+  parser.add_argument('inputs', type=Path, nargs='+', metavar='IN.safetensors', help='several: their mean is packed')
   parser.add_argument('-o', '--output', type=Path, required=True, metavar='OUT.safetensors')
   parser.add_argument('--size', metavar='WxH', help='recommended input size (default: as in the input)')
   parser.add_argument('--refine', type=options.reach, metavar='N', help='refinement (default: as in the input)')
@@ -31,11 +33,20 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def pack(a: argparse.Namespace) -> None:
-  """Reads, changes the metadata, drops the auxiliary head, which only training uses, and writes."""
-  arrays, strings = weights.read_file(a.input)
-  found = metadata.parse_metadata(strings, a.input)
-  if not isinstance(found, metadata.Metadata):
-    raise UsageError('a trunk, not a model', a.input, 'name a trained model')
+  """Reads, averages, changes the metadata, drops the auxiliary head, which only training uses, and writes."""
+  files = [weights.read_file(path) for path in a.inputs]
+  parsed = [metadata.parse_metadata(strings, path) for path, (_, strings) in zip(a.inputs, files, strict=True)]
+  for path, each in zip(a.inputs, parsed, strict=True):
+    if not isinstance(each, metadata.Metadata):
+      raise UsageError('a trunk, not a model', path, 'name a trained model')
+    if each.architecture != getattr(parsed[0], 'architecture', None):
+      raise UsageError('another network than the first', path, 'only weights of one network have a mean')
+  found, arrays = parsed[0], files[0][0]
+  assert isinstance(found, metadata.Metadata)
+  if len(files) > 1:
+    arrays = {
+      name: np.asarray(sum(np.float32(each[name]) for each, _ in files) / len(files)) for name in arrays
+    }
   arrays = {name: array for name, array in arrays.items() if not name.startswith('auxiliary/')}
   size = found.size
   if a.size:
