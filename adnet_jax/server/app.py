@@ -95,10 +95,11 @@ async def _create(request: Request) -> Response:
     path = folder / jobs.UPLOAD
     sent = await uploads.receive(request, path, site.limits)
     also = await run_in_threadpool(work.check_forms, sent.also)
+    auto = await run_in_threadpool(work.check_anchor, sent.anchor)
     clip, image = await run_in_threadpool(uploads.check, path, site.limits)
     # Something to look at while others are worked on.
     await run_in_threadpool(work.write_preview, folder / jobs.PREVIEWS, 0, image)
-    job = site.queue.add(job_id, folder, sent.name, clip, read=1, also=also)
+    job = site.queue.add(job_id, folder, sent.name, clip, read=1, also=also, auto=auto)
   return JSONResponse(site.queue.describe(job), 201, headers={**FRESH, 'Location': f'/api/jobs/{job_id}'})
 
 
@@ -178,7 +179,8 @@ async def _similarity(request: Request) -> Response:
   if not site.similar.possible:
     raise Refused(409, 'This model compares no pixels.')
   run = job.run
-  pair = [jobs.preview_path(run.previews, index) for index in (frame, run.anchor)]
+  anchor = run.anchor_of(frame)
+  pair = [jobs.preview_path(run.previews, index) for index in (frame, anchor)]
   if not all(path.is_file() for path in pair):
     raise Refused(404, f'Frame {frame} or the anchor is not there, or not yet.')
   asked, over = pair if of == 'frame' else pair[::-1]
@@ -188,9 +190,9 @@ async def _similarity(request: Request) -> Response:
   peak = [round(i * (n - 1) / max(k - 1, 1)) for i, n, k in zip((column, row), size, values.shape[::-1])]
   if form == 'json':
     grid = {'height': values.shape[0], 'width': values.shape[1], 'values': values.round(4).tolist()}
-    return JSONResponse({'frame': frame, 'anchor': run.anchor, 'of': of, 'peak': peak, **grid}, headers=FRESH)
+    return JSONResponse({'frame': frame, 'anchor': anchor, 'of': of, 'peak': peak, **grid}, headers=FRESH)
   picture = maps.encode_map(maps.stretched(maps.as_shares(values), work.preview_size(*size)))
-  headers = {**FRESH, 'Similarity-Peak': f'{peak[0]},{peak[1]}', 'Similarity-Anchor': str(run.anchor)}
+  headers = {**FRESH, 'Similarity-Peak': f'{peak[0]},{peak[1]}', 'Similarity-Anchor': str(anchor)}
   return Response(picture, media_type='image/png', headers=headers)
 
 

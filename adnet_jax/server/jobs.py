@@ -53,6 +53,8 @@ class Run:
     folder: for its results; does not exist yet.
     previews: folder of the job's small pictures.
     anchor: number of the anchor frame.
+    auto: each shot has an anchor of its own, its first frame.
+    anchors: numbers of the anchors so far, ascending: with `auto` one for each shot that was found.
     clip: what the video declares.
     also: names of the forms that are wanted beside masks and overlay.
     read: frames whose small pictures are there.
@@ -60,8 +62,18 @@ class Run:
     warnings: sentences for the user.
   """
 
-  def __init__(self, job_folder: Path, number: int, anchor: int, clip: Clip, read: int = 0, also: tuple[str, ...] = ()):
+  def __init__(
+    self,
+    job_folder: Path,
+    number: int,
+    anchor: int,
+    clip: Clip,
+    read: int = 0,
+    also: tuple[str, ...] = (),
+    auto: bool = False,
+  ):
     self.number, self.anchor, self.clip, self.also = number, anchor, clip, also
+    self.auto, self.anchors = auto, [anchor]
     self.upload, self.previews = job_folder / UPLOAD, job_folder / PREVIEWS
     self.folder = job_folder / f'run-{number}'
     self.read, self.done = read, 0
@@ -77,6 +89,10 @@ class Run:
     """Raises Stopped where the run is to end."""
     if self._stop.is_set():
       raise Stopped
+
+  def anchor_of(self, frame: int) -> int:
+    """The anchor of a frame: the last one up to it, or the only one."""
+    return max((one for one in self.anchors if one <= frame), default=self.anchor)
 
   def advance(self, done: int) -> None:
     """Says how many masks are there."""
@@ -190,14 +206,23 @@ class Jobs:
       shutil.rmtree(folder, ignore_errors=True)
       raise
 
-  def add(self, job_id: str, folder: Path, name: str, clip: Clip, read: int = 0, also: tuple[str, ...] = ()) -> Job:
+  def add(
+    self,
+    job_id: str,
+    folder: Path,
+    name: str,
+    clip: Clip,
+    read: int = 0,
+    also: tuple[str, ...] = (),
+    auto: bool = False,
+  ) -> Job:
     """Queues a job for the file UPLOAD in its folder, of which the first `read` frames can be looked at already.
 
     Raises:
       Refused: 503, there is no room any more.
     """
     self.check_room()
-    job = Job(job_id, folder, name, clip, Run(folder, 1, 0, clip, read, also), seen=self._clock())
+    job = Job(job_id, folder, name, clip, Run(folder, 1, 0, clip, read, also, auto), seen=self._clock())
     with self._changed:
       self._jobs[job_id] = job
       self._queue.append(job)
@@ -269,6 +294,7 @@ class Jobs:
         'place': place,
         'run': run.number,
         'anchor': run.anchor,
+        'anchors': list(run.anchors),
         'also': list(run.also),
         'width': job.clip.width,
         'height': job.clip.height,

@@ -71,10 +71,11 @@ class Clip:
 
 @dataclasses.dataclass(frozen=True)
 class Sent:
-  """What a form held: the name that the user's file has, to be shown, and the text of the field `also`."""
+  """What a form held: the name that the user's file has, to be shown, and the texts of `also` and `anchor`."""
 
   name: str
   also: str
+  anchor: str
 
 
 async def receive(request: Request, path: Path, limits: Limits) -> Sent:
@@ -108,7 +109,8 @@ async def receive(request: Request, path: Path, limits: Limits) -> Sent:
       raise Refused(422, 'The form has no field "file" with a file in it.')
     if not form.size:
       raise Refused(422, 'The file is empty.')
-    return Sent(form.name, form.also.decode('utf-8', 'replace'))
+    also, anchor = (form.texts[field].decode('utf-8', 'replace') for field in (b'also', b'anchor'))
+    return Sent(form.name, also, anchor)
   except BaseException as error:
     with contextlib.suppress(OSError):
       path.unlink(missing_ok=True)
@@ -139,11 +141,11 @@ async def _read(chunks: AsyncIterator[bytes], form: _Form) -> None:
 
 
 class _Form:
-  """The callbacks of a streaming multipart parser: the first `file` goes to a file, `also` is kept, others are not."""
+  """The callbacks of a streaming multipart parser: the first `file` goes to a file, `texts` are kept, others not."""
 
   def __init__(self, boundary: bytes, file: IO[bytes], limits: Limits):
     self.name: str | None = None
-    self.also = b''
+    self.texts = {b'also': b'', b'anchor': b''}
     self.size, self.ended = 0, False
     self._file, self._limits = file, limits
     self._field, self._value = b'', b''
@@ -188,14 +190,14 @@ class _Form:
       # Browsers write a quotation mark in a name so, and nothing else but line breaks.
       self.name = shown_name(options[b'filename'].decode('utf-8', 'replace').replace('%22', '"'))
       self._part = b'file'
-    elif options.get(b'name') == b'also' and b'filename' not in options:
-      self._part = b'also'
+    elif options.get(b'name') in self.texts and b'filename' not in options:
+      self._part = options[b'name']
 
   def _data(self, data: bytes, start: int, end: int) -> None:
-    if self._part == b'also':
-      self.also += data[start:end]
-      if len(self.also) > LONGEST_TEXT:
-        raise Refused(422, 'The field "also" is too long.')
+    if self._part in self.texts:
+      self.texts[self._part] += data[start:end]
+      if len(self.texts[self._part]) > LONGEST_TEXT:
+        raise Refused(422, f'The field "{self._part.decode()}" is too long.')
     elif self._part == b'file':
       self.size += end - start
       if self.size > self._limits.bytes:

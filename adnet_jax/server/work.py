@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from adnet_jax import masks as mask_files
-from adnet_jax import pipeline
+from adnet_jax import pipeline, shots
 from adnet_jax.errors import DataError, UsageError
 from adnet_jax.outputs import forms
 from adnet_jax.segmenter import Segmenter
@@ -69,6 +69,14 @@ def segment(run: Run, segmenter: Segmenter, limits: Limits, model_name: str = ''
   try:
     done = 0
 
+    def note_anchors(items: Iterator[pipeline.Item]) -> Iterator[pipeline.Item]:
+      shot = 0
+      for item in items:
+        if item.shot != shot:
+          shot = item.shot
+          run.anchors.append(item.frame.index)
+        yield item
+
     def progress() -> None:
       nonlocal done
       run.check()
@@ -80,7 +88,7 @@ def segment(run: Run, segmenter: Segmenter, limits: Limits, model_name: str = ''
     try:
       summary = pipeline.segment_clip(
         segmenter, _Upload(run, limits), run.folder, _outputs(run.also), model_name=model_name,
-        anchor=run.anchor, progress=progress,
+        anchor='auto' if run.auto else run.anchor, progress=progress, filters=[note_anchors],
       )  # fmt: skip
     except DataError:
       progress()
@@ -90,10 +98,26 @@ def segment(run: Run, segmenter: Segmenter, limits: Limits, model_name: str = ''
       raise
     progress()
     run.clip = dataclasses.replace(run.clip, frames=run.done)
-    run.warnings = list(summary['warnings'])
+    run.warnings = [f'{text[0].upper()}{text[1:].rstrip(".")}.' for text in summary['warnings']]
     _pack_folders(run.folder, run.check)
   except OSError as error:
     raise DataError(f'cannot be written: {reason(error)}') from error
+
+
+def check_anchor(text: str) -> bool:
+  """Whether each shot is to have an anchor of its own ('auto') and not the first frame alone ('first', or nothing).
+
+  Raises:
+    Refused: 422, another text, or what finds cuts is not installed.
+  """
+  if text not in ('', 'first', 'auto'):
+    raise Refused(422, f'"anchor" is first or auto, not {text[:40]!r}.')
+  if text == 'auto':
+    try:
+      shots.check_installed()
+    except UsageError as error:
+      raise Refused(422, f'{error.what[0].upper()}{error.what[1:]}.') from None
+  return text == 'auto'
 
 
 def check_forms(text: str) -> tuple[str, ...]:

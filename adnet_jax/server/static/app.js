@@ -1,6 +1,7 @@
 // The page: a video goes in, its masks are shown as they come. State lives here, everything else is told what to show.
 
 import * as net from './net.js';
+import {showFiles, textElement} from './files.js';
 import {Pictures} from './pictures.js';
 import {pointAt} from './probe.js';
 import {Similar} from './similar.js';
@@ -30,15 +31,18 @@ const timeline = new Timeline(at('film'), (frame) => {
   playing = false;
   show(frame);
 });
+const ended = ({state}) => state === 'done' || state === 'failed';
 const size = () => ({width: job?.width ?? 1, height: job?.height ?? 1});
 
 // Starting ------------------------------------------------------------------------------------------------------------
 
-function showStart(problem = '') {
+// With `kept` the browser's Back leads to the job that was shown.
+function showStart(problem = '', kept = false) {
   source?.close();
   [source, job, pictures, uploading] = [null, null, null, null];
   playing = false;
-  history.replaceState(null, '', location.pathname);
+  if (kept) history.pushState(null, '', location.pathname);
+  else history.replaceState(null, '', location.pathname);
   at('work').hidden = true;
   at('start').hidden = false;
   at('file').value = '';
@@ -61,7 +65,10 @@ function showWork(name) {
   [shown, follow, cursor] = [0, true, null];
 }
 
-const wanted = () => [...document.querySelectorAll('#also input:checked')].map((box) => box.value);
+const wanted = () => ({
+  also: [...document.querySelectorAll('#also input:checked')].map((box) => box.value),
+  anchor: at('auto').checked ? 'auto' : 'first',
+});
 
 async function send(file) {
   const most = about?.limits.bytes;
@@ -70,6 +77,7 @@ async function send(file) {
   showWork(file.name);
   at('facts').textContent = words.bytes(file.size);
   at('cancel').textContent = 'Cancel';
+  at('another').hidden = true;
   at('status').textContent = 'Uploading';
   at('bar').removeAttribute('value');
   say('Uploading');
@@ -133,35 +141,13 @@ function take(description) {
   if (at('error').textContent !== (job.error ?? '')) at('error').textContent = job.error ?? '';
   at('warnings').hidden = !job.warnings.length;
   at('warnings').replaceChildren(...job.warnings.map((text) => textElement('li', text)));
-  at('cancel').textContent = job.state === 'done' || job.state === 'failed' ? 'Remove' : 'Cancel';
+  at('cancel').textContent = ended(job) ? 'Remove' : 'Cancel';
+  at('another').hidden = !ended(job);
   at('follow').hidden = job.state !== 'running' && job.state !== 'queued';
-  at('anchor-number').textContent = `frame ${job.anchor}`;
   at('frame').max = Math.max(0, frames - 1);
-  showFiles();
-  timeline.draw(job.id, frames, job.read);
+  showFiles(at('files'), at('no-files'), job);
+  timeline.draw(job.id, frames, job.read, job.anchors);
   show(Math.min(shown, job.read - 1), false);
-}
-
-function showFiles() {
-  const key = JSON.stringify([job.run, job.files]);
-  if (at('files').dataset.key === key) return;
-  at('files').dataset.key = key;
-  at('no-files').hidden = job.files.length > 0;
-  const stem = job.name.replace(/\.[^.]*$/, '') || 'video';
-  at('files').replaceChildren(...job.files.map((file) => {
-    const link = textElement('a', words.fileTitle(file.name));
-    link.href = net.fileAddress(job.id, file.name, job.run);
-    link.download = `${stem}-${file.name}`;
-    const item = document.createElement('li');
-    item.append(link, textElement('span', `${file.name}, ${words.bytes(file.size)}`));
-    return item;
-  }));
-}
-
-function textElement(tag, text) {
-  const element = document.createElement(tag);
-  element.textContent = text;
-  return element;
 }
 
 function say(text) {
@@ -177,10 +163,12 @@ function show(index, byUser = true) {
   shown = index;
   if (byUser) follow = false;
   at('follow').setAttribute('aria-pressed', follow);
-  timeline.mark(job.anchor, index);
+  const anchor = words.anchorOf(job, index);
+  at('anchor-number').textContent = `frame ${anchor}`;
+  timeline.mark(job.anchors, index);
   at('again').hidden = follow && job.state === 'running';
-  at('again').disabled = index === job.anchor;
-  at('again').textContent = index === job.anchor ? `Frame ${index} is the anchor` : `Segment again from frame ${index}`;
+  at('again').disabled = index === anchor;
+  at('again').textContent = index === anchor ? `Frame ${index} is the anchor` : `Segment again from frame ${index}`;
   at('frame').value = index;
   at('frame').setAttribute('aria-valuetext', `frame ${index}`);
   at('where').textContent = `${index} / ${(job.frames ?? job.read) - 1}`;
@@ -206,7 +194,7 @@ async function draw() {
 
 async function drawOnce() {
   if (!job || !job.read) return;
-  const [index, anchor, of] = [shown, job.anchor, pictures];
+  const [index, anchor, of] = [shown, words.anchorOf(job, shown), pictures];
   let frame;
   let anchorFrame;
   let mask = null;
@@ -295,10 +283,11 @@ async function runAgain() {
 
 for (const [canvas, of] of [[picture, 'frame'], [anchorPicture, 'anchor']]) {
   pointAt(canvas, size, {
-    onPick: (place) => {
+    onPick: (place, dragged) => {
       if (!job?.read || !about?.similarity) return;
       similar.point({of, ...place});
       draw();
+      if (!dragged) (canvas === picture ? at('anchor-card') : at('stage')).scrollIntoView({block: 'nearest'});
     },
     onCursor: (place) => {
       cursor = place && {on: canvas, ...place};
@@ -347,30 +336,32 @@ at('clear').addEventListener('click', () => {
 });
 at('cancel').addEventListener('click', async () => {
   if (uploading) return uploading.abort();
-  const {id, state} = job;
+  const {id} = job;
+  const was = ended(job);
   source?.close();
   try {
     await net.remove(id);
-    const ended = state === 'done' || state === 'failed';
-    showStart(ended ? 'The video and its results are removed.' : 'The job was cancelled and its files are removed.');
+    showStart(was ? 'The video and its results are removed.' : 'The job was cancelled and its files are removed.');
   } catch (error) {
     showStart(error.message);
   }
 });
 at('another').addEventListener('click', () => {
-  uploading?.abort();
-  showStart();
+  showStart('', true);
   at('file').focus();
 });
 at('file').addEventListener('change', (event) => event.target.files.length && send(event.target.files[0]));
-addEventListener('resize', () => job && (timeline.draw(job.id, job.frames ?? job.read, job.read),
-  timeline.mark(job.anchor, shown), draw()));
+addEventListener('resize', () => job && (timeline.draw(job.id, job.frames ?? job.read, job.read, job.anchors),
+  timeline.mark(job.anchors, shown), draw()));
+
+// What is under way ends by Cancel alone.
+const busy = () => uploading || (job && !ended(job));
 
 for (const kind of ['dragover', 'dragleave', 'drop']) {
   addEventListener(kind, (event) => {
     event.preventDefault();
-    document.body.classList.toggle('dropping', kind === 'dragover');
-    if (kind === 'drop' && event.dataTransfer.files.length && !uploading) send(event.dataTransfer.files[0]);
+    document.body.classList.toggle('dropping', kind === 'dragover' && !busy());
+    if (kind === 'drop' && event.dataTransfer.files.length && !busy()) send(event.dataTransfer.files[0]);
   });
 }
 
@@ -383,14 +374,27 @@ async function begin() {
     at('limits').textContent =
       `MP4, MOV, WebM, MKV, AVI or GIF; up to ${words.bytes(bytes)} and ${frames.toLocaleString('en')} frames`;
     if (!about.similarity) at('hint').textContent = 'This model compares no pixels.';
-    if (location.hash.length > 1) {
-      const description = await net.show(location.hash.slice(1));
-      showWork(description.name);
-      open(description);
-    }
+  } catch (error) {
+    return showStart(error.message);
+  }
+  if (location.hash.length > 1) await visit();
+}
+
+// The job that the address names.
+async function visit() {
+  const id = location.hash.slice(1);
+  source?.close();
+  if (!id) return showStart();
+  try {
+    const description = await net.show(id);
+    job = null;
+    showWork(description.name);
+    open(description);
   } catch (error) {
     showStart(error.message);
   }
 }
+
+addEventListener('popstate', () => !uploading && visit());
 
 begin();

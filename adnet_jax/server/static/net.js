@@ -35,11 +35,12 @@ export async function runAgain(id, frame) {
 }
 
 // With progress, which fetch does not tell of what is sent.
-export function upload(file, also, onProgress, signal) {
+export function upload(file, {also, anchor}, onProgress, signal) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest();
     const form = new FormData();
     form.append('also', also.join());
+    form.append('anchor', anchor);
     form.append('file', file);
     request.open('POST', '/api/jobs');
     request.responseType = 'json';

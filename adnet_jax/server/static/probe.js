@@ -20,7 +20,7 @@ export function pointAt(canvas, size, {onPick, onCursor, onLeave}) {
   });
   canvas.addEventListener('pointermove', (event) => {
     // A finger scrolls the page; a mouse that is held down drags the pixel along.
-    if (event.pointerType === 'mouse' && event.buttons === 1) onPick(place(event));
+    if (event.pointerType === 'mouse' && event.buttons === 1) onPick(place(event), true);
   });
   canvas.addEventListener('keydown', (event) => {
     const {width, height} = size();

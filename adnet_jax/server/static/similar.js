@@ -1,6 +1,7 @@
 // Which pixel was pointed at and what it is like: one request at a time, the newest one wins.
 
 import {similarity} from './net.js';
+import {anchorOf} from './words.js';
 
 export class Similar {
   probe = null; // {of: 'frame' | 'anchor', x, y}
@@ -23,7 +24,7 @@ export class Similar {
   // The map for what is shown; asks for it where it is not there yet.
   mapFor(job, frame) {
     if (!this.probe) return null;
-    const key = [job.id, job.anchor, frame, this.probe.of, this.probe.x, this.probe.y].join();
+    const key = [job.id, anchorOf(job, frame), frame, this.probe.of, this.probe.x, this.probe.y].join();
     if (this.found?.key === key) return this.found;
     this.#wanted = {key, id: job.id, query: {frame, ...this.probe}};
     this.#ask();

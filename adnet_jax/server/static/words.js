@@ -22,6 +22,7 @@ export function status(job) {
     case 'queued':
       return job.place > 1 ? `Waiting, number ${job.place} in line` : 'Waiting, next in line';
     case 'running':
+      if (job.frames && job.done >= job.frames) return `All ${count(job.done, 'mask', 'masks')} done, finishing the files`;
       if (!job.done) return 'Getting ready: the first mask takes the longest';
       return `${job.done.toLocaleString('en')}${of} masks` +
         (job.seconds_left == null ? '' : `, about ${duration(job.seconds_left)} left`);
@@ -41,15 +42,16 @@ export function milestone(job) {
   return job.done ? `${quarter * 25} percent done` : status(job);
 }
 
+// In the order in which they are offered.
 const KNOWN = {
   'masks.zip': 'Masks, a PNG for each frame',
-  'heatmaps.zip': 'Soft maps, 16 bit',
   'overlay.mp4': 'Video with the mask drawn in',
   'cutout.webm': 'Transparent video, WebM',
   'cutout.mov': 'Transparent video, ProRes 4444',
   'cutouts.zip': 'Transparent pictures, a PNG for each frame',
   'background.mp4': 'Video with its background blurred',
   'comparison.mp4': 'Frame and mask side by side',
+  'heatmaps.zip': 'Soft maps, 16 bit',
   'outlines.zip': 'Outlines, an SVG for each frame',
   'outline.svg': 'All outlines, an SVG that plays',
   'detections.json': 'Run lengths, COCO JSON',
@@ -57,3 +59,12 @@ const KNOWN = {
 };
 
 export const fileTitle = (name) => KNOWN[name] ?? name;
+
+export function inOrder(files) {
+  const names = Object.keys(KNOWN);
+  const rank = ({name}) => (name in KNOWN ? names.indexOf(name) : names.length);
+  return [...files].sort((one, other) => rank(one) - rank(other));
+}
+
+// The anchor of a frame: the last one up to it, or the only one.
+export const anchorOf = (job, frame) => job.anchors.findLast((one) => one <= frame) ?? job.anchor;
