@@ -44,9 +44,7 @@ def pack(a: argparse.Namespace) -> None:
   found, arrays = parsed[0], files[0][0]
   assert isinstance(found, metadata.Metadata)
   if len(files) > 1:
-    arrays = {
-      name: np.asarray(sum(np.float32(each[name]) for each, _ in files) / len(files)) for name in arrays
-    }
+    arrays = {name: np.asarray(sum(np.float32(each[name]) for each, _ in files) / len(files)) for name in arrays}
   arrays = {name: array for name, array in arrays.items() if not name.startswith('auxiliary/')}
   size = found.size
   if a.size:
