@@ -198,7 +198,7 @@ def test_the_summary_names_the_stage_that_limits(segmenter, clip, tmp_path, monk
 
   class Fast:
     protocol, scales, mirror = 'paper', (1.0,), False
-    base_size = segmenter.base_size
+    base_size, refine_radius = segmenter.base_size, segmenter.refine_radius
 
     def anchored_results(self, pairs, **_):
       for frame, _anchor in pairs:

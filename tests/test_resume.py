@@ -71,6 +71,15 @@ def test_a_record_from_before_a_key_existed_counts_as_its_default(training_confi
     resume.check_resume(before, record_of(training_config))
 
 
+@pytest.fixture
+def own_handler():
+  """Python's handler of Ctrl-C, which is not there in a process that a shell started in the background."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('own_handler')
 def test_signals_are_noted_and_a_second_ctrl_c_stops_at_once():
   with resume.Signals() as signals:
     os.kill(os.getpid(), signal.SIGTERM)
