@@ -134,8 +134,9 @@ def make_plan(segmenter: Segmenter, source: Source, by_shots: bool) -> list[Stre
   for frame in _readable(source.only(candidates)):
     if cheap is None:
       size = scaled(segmenter.base_size(frame.image), CANDIDATE_SCALE)
-      cheap = dataclasses.replace(segmenter, protocol='paper', size=size, scales=(1.0,), mirror=False, batch=1)
-      cheap = dataclasses.replace(cheap, refine=0)
+      cheap = dataclasses.replace(
+        segmenter, protocol='paper', size=size, scales=(1.0,), mirror=False, batch=1, refine=0
+      )
     assert cheap.size is not None
     image = cv2.resize(frame.image, cheap.size, interpolation=cv2.INTER_LINEAR)
     score = clearness(cheap.session(image).step(image, soft=True), cheap.threshold)

@@ -75,19 +75,16 @@ def refine(probabilities: jax.Array, frames: jax.Array, radius: int) -> jax.Arra
   )
   offset = p - slopes[0] * r - slopes[1] * g - slopes[2] * b
   # The mean over all neighbourhoods that a cell is in, and the way to the frame's size, are one product.
-  up = [
-    layers.linear_matrix((np.arange(n) + 0.5) * cells / n - 0.5, cells) @ box
-    for n, cells, box in zip(size, grid, boxes, strict=True)
-  ]
+  up = [layers.linear_matrix(_centres(n, cells), cells) @ box for n, cells, box in zip(size, grid, boxes, strict=True)]
   fit = _products(up, jnp.stack([*slopes, offset], 1))
   # Written out: XLA's sum over planes takes 60 times as long on a CPU.
   fitted = sum((fit[:, c] * colours[:, c] for c in range(3)), start=fit[:, 3])
   return jnp.clip(fitted, 0, 1)
 
 
-def _centres(cells: int, pixels: int) -> np.ndarray:
-  """Where the centres of cells lie, in pixels."""
-  return (np.arange(cells) + 0.5) * pixels / cells - 0.5
+def _centres(cells: int, samples: int) -> np.ndarray:
+  """Where the centres of cells lie among samples of the same extent, in units of samples."""
+  return (np.arange(cells) + 0.5) * samples / cells - 0.5
 
 
 def area_matrix(outputs: int, inputs: int) -> np.ndarray:

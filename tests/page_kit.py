@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -13,19 +12,13 @@ import pytest
 pytest.importorskip('uvicorn')
 pytest.importorskip('starlette')
 pytest.importorskip('python_multipart')
-playwright = pytest.importorskip('playwright.sync_api')
 server_kit = pytest.importorskip('server_kit')
+
+from chromium import launched, needs_chromium  # noqa: E402, F401
 
 from adnet_jax import sources, writers  # noqa: E402
 from adnet_jax.server import jobs, work  # noqa: E402
 
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason='no Chromium in PATH')
-# Without these it asks its maker for updates, which must not be taken for the page's own requests.
-QUIET = (
-  '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-  '--disable-component-update', '--disable-sync',
-)  # fmt: skip
 WIDE, NARROW = (1280, 'light'), (390, 'dark')
 FRAMES = 12
 SERIOUS = ('serious', 'critical')
@@ -68,10 +61,8 @@ class Worker:
 
 @pytest.fixture(scope='module')
 def browser():
-  with playwright.sync_playwright() as driver:
-    chromium = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+  with launched() as chromium:
     yield chromium
-    chromium.close()
 
 
 @pytest.fixture(scope='module')

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import base64
-import shutil
 from pathlib import Path
 
 import cv2
 import made_videos
 import numpy as np
 import pytest
+from chromium import launched, needs_chromium
 
 from adnet_jax import video
 from adnet_jax.clip_files import OverlayForm
 from adnet_jax.outputs import forms
 
-playwright = pytest.importorskip('playwright.sync_api')
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='no Chromium in PATH')
-QUIET = (
-  '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-  '--disable-component-update', '--disable-sync',
-)  # fmt: skip
+pytestmark = needs_chromium
 SOURCES = {
   'sound.mp4': {'sound': 'aac'},
   'rotated.mp4': {'rotation': 90},
@@ -68,11 +62,8 @@ async time => {
 
 @pytest.fixture(scope='module')
 def page():
-  with playwright.sync_playwright() as driver:
-    chromium = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-    shown = chromium.new_page()
-    yield shown
-    chromium.close()
+  with launched() as browser:
+    yield browser.new_page()
 
 
 def load(page, path: Path) -> list:

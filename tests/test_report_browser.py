@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import threading
 
 import pytest
 import report_files
+from chromium import launched, needs_chromium
 
 from adnet_jax.report.page import write_report
 
-playwright = pytest.importorskip('playwright.sync_api')
-CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason='no Chromium in PATH')
-# Without these it asks its maker for updates, which must not be taken for the page's own requests.
-QUIET = (
-  '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-  '--disable-component-update', '--disable-sync',
-)  # fmt: skip
+pytestmark = needs_chromium
 WRONG = {
   'cat': [0, 0, 0.1, 0.5, 0.2, 0.45, 0, 0],
   'dog': [0, 0, 0, 0, 1.5, 0, 0.3, 0],
@@ -29,10 +22,8 @@ WRONG = {
 
 @pytest.fixture(scope='module')
 def browser():
-  with playwright.sync_playwright() as driver:
-    chromium = driver.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+  with launched() as chromium:
     yield chromium
-    chromium.close()
 
 
 @pytest.fixture(scope='module')
