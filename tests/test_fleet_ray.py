@@ -7,10 +7,12 @@ kills ten workers in a job of forty clips instead of one in ten.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -156,32 +158,75 @@ def test_a_cluster_that_is_not_there(address):
     ray_engine._check_reachable(address)
 
 
-def test_workers_that_cannot_start(tmp_path):
-  def dies():
-    raise Lost('no library')
+@pytest.fixture
+def no_pause(monkeypatch):
+  monkeypatch.setattr(ray_engine, 'PAUSE', 0.0)
 
-  with pytest.raises(DeviceError, match='no worker survives its start: no library'):
+
+def test_workers_that_cannot_start(tmp_path, no_pause, capsys):
+  def dies():
+    raise Lost('a table\n  and a traceback\n  no library')
+
+  with pytest.raises(DeviceError, match='no worker survives its start: no library; 4 of 4 clips are left'):
     run_fleet(FakeRay(done, dies), tmp_path)
+  assert capsys.readouterr().err == 'note: a worker was lost at its start: no library\n'
   with pytest.raises(DeviceError, match='no gpu'):
     run_fleet(FakeRay(done, lambda: (Fault('worker', 6, 'no gpu'), ())), tmp_path)
+
+
+@pytest.mark.parametrize('dies', [True, False])
+def test_a_machine_where_no_worker_starts_leaves_the_clips_to_the_others(tmp_path, no_pause, dies):
+  starts = 0
+
+  def start():
+    nonlocal starts
+    starts += 1
+    if starts > 1 and dies:
+      raise Lost('no library')
+    return (None if starts == 1 else Fault('worker', 6, 'no gpu')), ()
+
+  ray = FakeRay(lambda clip, attempt: done(clip), start)
+  report = run_fleet(ray, tmp_path, count=30)
+  assert (report.done, report.failures, ray.alive) == (30, [], 0)
+  assert starts <= 1 + 30  # tried again after each clip, not all the time
+
+
+def test_when_the_last_machine_that_could_is_lost(tmp_path, no_pause):
+  starts = 0
+
+  def start():
+    nonlocal starts
+    starts += 1
+    if starts > 1:
+      raise Lost('no library')
+    return None, ()
+
+  def segment(clip, attempt):
+    if clip.name == '2':
+      raise Lost('preempted')
+    return done(clip)
+
+  with pytest.raises(DeviceError, match='no library; 2 of 4 clips are left, --resume goes on'):
+    run_fleet(FakeRay(segment, start), tmp_path)
 
 
 # ------------------------------------------------------------------------------------------- a real cluster
 
 
 @pytest.fixture
-def start(tiny_model, tmp_path, tmp_path_factory):
+def start(tiny_model, monkeypatch, tmp_path, tmp_path_factory):
   """Starts `adnet segment` on the manifest of `tmp_path` in a process of its own."""
-  environment = {
-    **os.environ, 'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'ADNET_MODELS': str(tiny_model.parent),
+  for name, value in {
+    'PYTHONPATH': str(ROOT), 'JAX_PLATFORMS': 'cpu', 'ADNET_MODELS': str(tiny_model.parent),
     'XDG_CACHE_HOME': str(tmp_path_factory.getbasetemp() / 'fleet'),
     'RAY_worker_niceness': '0',  # or a busy machine leaves the workers nothing
-  }  # fmt: skip
+  }.items():  # fmt: skip
+    monkeypatch.setenv(name, value)
   command = [sys.executable, '-m', 'adnet_jax.cli', 'segment', 'list.jsonl', '--model', 'tiny', '--batch', '2']
 
   def call(*options: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-      [*command, *options], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+      [*command, *options], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
   return call
@@ -194,8 +239,8 @@ def finish(process: subprocess.Popen[str], code: int) -> tuple[list[str], str]:
   return re.findall(r'^\[\d+/\d+\] (.*): \d+ masks', out, re.MULTILINE), error
 
 
-def workers_of(driver: int) -> list[int]:
-  """Processes of our workers among the driver's descendants, whatever they are at."""
+def descendants(process: int) -> dict[int, str]:
+  """Processes below one, and their titles."""
   children: dict[int, list[int]] = {}
   titles: dict[int, str] = {}
   for entry in Path('/proc').iterdir():
@@ -205,13 +250,17 @@ def workers_of(driver: int) -> list[int]:
       titles[number] = (entry / 'cmdline').read_text()
     except (ValueError, OSError):
       continue
-  found, open_ = [], [driver]
+  found, open_ = {}, [process]
   while open_:
-    number = open_.pop()
-    open_ += children.get(number, [])
-    if titles.get(number, '').startswith('ray::Worker'):
-      found.append(number)
+    below = children.get(open_.pop(), [])
+    open_ += below
+    found |= {number: titles.get(number, '') for number in below}
   return found
+
+
+def workers_of(driver: int) -> list[int]:
+  """Processes of our workers, whatever they are at."""
+  return [number for number, title in descendants(driver).items() if title.startswith('ray::Worker')]
 
 
 def wait_until(condition, process: subprocess.Popen[str]) -> None:
@@ -269,3 +318,49 @@ def test_a_stopped_run_goes_on(start, tmp_path):
   second, _ = finish(start(*options, '--resume'), 0)
   assert sorted(second) == sorted(set(counts) - there) and before.items() <= times(out).items()
   assert all(len(list((out / name / 'masks').iterdir())) == 12 for name in counts)
+
+
+@pytest.fixture
+def cluster(start, monkeypatch):
+  """Address of a cluster that wants a token, and a function that adds a machine, a process, to it."""
+  pytest.importorskip('ray')
+  monkeypatch.setenv('RAY_AUTH_MODE', 'token')
+  monkeypatch.setenv('RAY_AUTH_TOKEN', 'f' * 40)
+  with socket.socket() as listener:
+    listener.bind(('127.0.0.1', 0))
+    address = f'127.0.0.1:{listener.getsockname()[1]}'
+  machines = []
+
+  def add() -> subprocess.Popen[str]:
+    where = ['--head', f'--port={address.rpartition(":")[2]}', '--include-dashboard=false'] if not machines else []
+    where = where or [f'--address={address}']
+    command = [sys.executable, '-m', 'ray.scripts.scripts', 'start', '--block', '--num-cpus=1', *where]
+    command.append(f'--object-store-memory={ray_engine.OBJECT_STORE_BYTES}')
+    machines.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True))
+    for line in machines[-1].stdout:
+      if 'Ray runtime started' in line:
+        return machines[-1]
+    raise AssertionError('no machine could be started')
+
+  yield address, add
+  for machine in reversed(machines):
+    machine.terminate()
+    machine.communicate(timeout=DEADLINE)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_runs_already_loses_a_machine(start, cluster, tmp_path):
+  address, add_machine = cluster
+  add_machine()
+  second = add_machine()
+  counts = {f'clip {k:02d}': 9 for k in range(8)}
+  write_manifest(tmp_path, counts)
+  finish(start('-o', 'plain'), 0)
+  out, process = tmp_path / 'out', start('-o', 'out', '--engine', 'ray', '--address', address)
+  wait_until(lambda: len(list((out / '.adnet' / 'parts').glob('*'))) == 2, process)
+  for number in [second.pid, *descendants(second.pid)]:
+    with contextlib.suppress(ProcessLookupError):
+      os.kill(number, signal.SIGKILL)
+  names, error = finish(process, 0)
+  assert sorted(names) == sorted(counts) and 'its worker was lost' in error, error
+  assert files(out) == files(tmp_path / 'plain')

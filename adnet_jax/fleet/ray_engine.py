@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -24,8 +25,10 @@ from adnet_jax.manifest import Clip
 
 # Workers that a clip may take with it before it is given up: others are preempted, this one may be what kills them.
 MAX_LOSSES = 5
-# Workers that may be lost in a row, beyond one for each device, before the first one has started.
+# Workers that may be lost at their start, beyond one a device, with none between them that started or did a clip.
 MAX_FALSE_STARTS = 10
+# Seconds until others are started where none is left.
+PAUSE = 2.0
 # Seconds after which it is said that no worker can be placed.
 PATIENCE = 60.0
 RESOURCES = {'gpu': 'GPU', 'tpu': 'TPU', 'cpu': 'CPU'}
@@ -107,16 +110,22 @@ class _Fleet:
     self._calls: dict[Any, _Call] = {}
     self._queue: collections.deque[Clip] = collections.deque()
     self._lost: collections.Counter[str] = collections.Counter()
-    self._started = self._false_starts = 0
+    self._started = False
+    # Since the last one that started or did a clip; of those, the ones whose places are left empty until the next.
+    self._false_starts = self._empty = 0
 
   def segment(self, clips: Sequence[Clip]) -> None:
     """Does all clips."""
     self._queue.extend(clips)
     while self._queue or any(call.clip for call in self._calls.values()):
       busy = sum(call.clip is not None for call in self._calls.values())
-      for _ in range(min(self._size, len(self._queue) + busy) - len(self._calls)):
+      for _ in range(min(self._size - self._empty, len(self._queue) + busy) - len(self._calls)):
         actor = self._remote.remote(self._job, self._name)
         self._calls[actor.start.remote()] = _Call(actor, None)
+      if not self._calls:
+        time.sleep(PAUSE)
+        self._empty = 0
+        continue
       with _own_exceptions():
         done, _ = self._ray.wait(list(self._calls), timeout=PATIENCE)
       if done:
@@ -137,15 +146,18 @@ class _Fleet:
       with _own_exceptions():
         answer = self._ray.get(reference)
     except self._ray.exceptions.RayActorError as error:
-      self._replace(call, ' '.join(str(error).split()))
+      self._replace(call, _reason(error))
       return
     if call.clip is None:
       fault, notes = answer
       self._report.say(notes)
+      if fault is not None and self._started:  # others could: it is this one's machine
+        self._replace(call, fault.text)
+        return
       if fault is not None:
         self._dismiss(call.actor)
         raise fault.as_error()
-      self._started += 1
+      self._started = True
     elif answer.fault is not None and answer.fault.scope == 'run':
       self._dismiss(call.actor)
       raise self._report.stopped(answer)
@@ -155,6 +167,7 @@ class _Fleet:
       return
     else:
       self._report.add(answer, 1 + self._lost[call.clip.name])
+    self._false_starts = self._empty = 0
     if self._queue:
       clip = self._queue.popleft()
       self._calls[call.actor.segment.remote(clip, self._lost[clip.name])] = _Call(call.actor, clip)
@@ -165,9 +178,11 @@ class _Fleet:
     """Puts a lost actor's clip back into the queue, as the last one: should it be to blame, the others come first."""
     self._dismiss(call.actor)
     if call.clip is None:
-      self._false_starts += 1
-      if not self._started and self._false_starts >= self._size + MAX_FALSE_STARTS:
-        raise DeviceError(f'no worker survives its start: {reason[:300]}', None, "Ray's log files say more")
+      self._false_starts, self._empty = self._false_starts + 1, self._empty + 1
+      if self._false_starts >= self._size + MAX_FALSE_STARTS:
+        what = f'no worker survives its start: {reason}{self._report.left()}'
+        raise DeviceError(what, None, "Ray's log files say more")
+      self._report.say((f'note: a worker was lost at its start: {reason}',))
       return
     name = call.clip.name
     for part in (self._job.hidden / PARTS).glob(f'{glob.escape(name)}~*~{self._lost[name]}'):
@@ -177,12 +192,17 @@ class _Fleet:
       self._report.say((f'note: {name}: its worker was lost, another one begins it again ({self._lost[name]})',))
       self._queue.append(call.clip)
     else:
-      text = f'{self._lost[name]} workers were lost over it, the last one so: {reason[:300]}'
+      text = f'{self._lost[name]} workers were lost over it, the last one so: {reason}'
       self._report.add(Outcome(call.clip, fault=Fault('worker', 6, text)), self._lost[name])
 
   def _dismiss(self, actor: Any) -> None:
     with contextlib.suppress(self._ray.exceptions.RayError):
       self._ray.kill(actor)
+
+
+def _reason(error: Exception) -> str:
+  """What became of an actor: the last line of Ray's account, before which come its tables and a traceback."""
+  return ' '.join((str(error).splitlines() or [''])[-1].split())[:300]
 
 
 @contextlib.contextmanager
@@ -206,9 +226,12 @@ def _cluster(ray: Any, address: str | None, workers: int | None) -> Iterator[Non
   handler = signal.getsignal(signal.SIGTERM)
   try:
     ray.init(address=address or 'local', logging_level='ERROR', log_to_driver=False, **({} if address else options))
-  except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+  except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
     where = 'Ray could not be started' if address is None else f'no Ray cluster can be reached at {address}'
-    raise DeviceError(f'{where}: {" ".join(str(error).split())[:300]}', '--address', 'ray status says more') from error
+    what = f'{where}: {" ".join(str(error).split())[:300]}'
+    raise DeviceError(
+      what, '--address', 'ray status says more; where it asks for a token, set RAY_AUTH_MODE=token'
+    ) from error
   try:
     if main_thread:
       signal.signal(signal.SIGTERM, handler)  # Ray's own would end the program with another exit code

@@ -83,8 +83,11 @@ class Report:
   def stopped(self, outcome: Outcome) -> AdnetError:
     """The error for an outcome that ends the whole run."""
     assert outcome.fault is not None
-    left = f'; {self.total - self._count()} of {self.total} clips are left, --resume goes on with them'
-    return dataclasses.replace(outcome.fault, text=f'{outcome.clip.name}: {outcome.fault.text}').as_error(left)
+    return dataclasses.replace(outcome.fault, text=f'{outcome.clip.name}: {outcome.fault.text}').as_error(self.left())
+
+  def left(self) -> str:
+    """The end of an error's text where a run ends early."""
+    return f'; {self.total - self._count()} of {self.total} clips are left, --resume goes on with them'
 
   def _count(self) -> int:
     return self.done + self.kept + len(self.failures)
