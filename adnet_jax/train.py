@@ -158,7 +158,8 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
         local['signal'] = np.full(len(local['attempts']), signals.received, np.int32)
         batch = {name: jax.make_array_from_process_local_data(sharded, array) for name, array in local.items()}
         if program is None:
-          lowered = step_function.lower(state, batch)
+          with jax.set_mesh(mesh):
+            lowered = step_function.lower(state, batch)
           program = lowered.compile()
           meter.seconds_at_peak = _seconds_at_peak(lowered, config, mesh) if leader else None
           observer.profile(_is_within(step, config.observe.profile_steps))

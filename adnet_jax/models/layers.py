@@ -16,6 +16,7 @@ import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import PartitionSpec
 
 from adnet_jax.models import convolutions
 from adnet_jax.models.convolutions import Padding
@@ -245,6 +246,22 @@ def per_channel(values: jax.Array) -> jax.Array:
   return values[None, None, None]
 
 
+def per_frame_and_channel(values: jax.Array, frames: int) -> jax.Array:
+  """(c,) -> (frames, 1, 1, c); the gradient is summed over frames in one order, however many devices share them.
+
+  What BatchNorm sums over a batch decides on which side of an activation's kink values lie. Summed first on each
+  device, its last bits differ with their number, some activations flip, and gradients differ by far more than bits.
+  """
+  return on_every_device(jnp.broadcast_to(values, (frames, len(values))))[:, None, None]
+
+
+def on_every_device(values: jax.Array) -> jax.Array:
+  """The whole array, and of its gradient too, on each device of the mesh that is set; without one, as it is."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return values
+  return jax.lax.with_sharding_constraint(values, PartitionSpec())
+
+
 def leaky_relu(x: jax.Array) -> jax.Array:
   """max(x, 0.01 x): the slope of the released networks."""
   return jnp.where(x >= 0, x, 0.01 * x)
@@ -364,18 +381,21 @@ class Conv(nnx.Module):
       return y + per_channel(self.bias[...].astype(self.dtype))
     if batch_statistics:
       mean, var = self._move_statistics(y)
+      each = functools.partial(per_frame_and_channel, frames=len(y))
     else:
-      mean, var = self.mean[...], self.var[...]
+      mean, var, each = self.mean[...], self.var[...], per_channel
     gain = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
     offset = self.bias[...] - mean * gain
-    return (y.astype(jnp.float32) * per_channel(gain) + per_channel(offset)).astype(self.dtype)
+    return (y.astype(jnp.float32) * each(gain) + each(offset)).astype(self.dtype)
 
   def _move_statistics(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the batch's biased mean and variance; the running variance takes the unbiased one, as PyTorch's."""
     y = y.astype(jnp.float32)
     count = y.size // y.shape[-1]
-    mean = y.mean((0, 1, 2))
-    var = jnp.square(y - per_channel(mean)).mean((0, 1, 2))
+    mean = on_every_device(y.mean((1, 2))).mean(0)
+    # Moving the mean changes the variance by the sum of deviations, which is 0.
+    deviation = y - jax.lax.stop_gradient(per_channel(mean))
+    var = on_every_device(jnp.square(deviation).mean((1, 2))).mean(0)
     self.mean[...] += self.momentum * (jax.lax.stop_gradient(mean) - self.mean[...])
     unbiased = jax.lax.stop_gradient(var) * (count / max(count - 1, 1))
     self.var[...] += self.momentum * (unbiased - self.var[...])
