@@ -271,9 +271,17 @@ def _check_combinations(c: dict[str, Any]) -> None:
       'model.stem, model.backbone',
       "'efficientnet' for EfficientNet-Lite, 'deep' or 'conv7x7' for ResNet",
     )
-  if c['data.stills_fraction'] > 0 and not c['data.stills']:
+
+
+def check_training(config: ml_collections.ConfigDict) -> None:
+  """What a training needs of a validated configuration beyond what all uses of it need.
+
+  Raises:
+    UsageError: photographs are to be drawn and no folder of them is named.
+  """
+  if config.data.stills_fraction > 0 and not config.data.stills:
     raise UsageError(
-      f'data.stills_fraction={c["data.stills_fraction"]} without data.stills',
+      f'data.stills_fraction={config.data.stills_fraction} without data.stills',
       'data.stills_fraction, data.stills',
       'name the folder of photographs',
     )

@@ -61,7 +61,8 @@ def train(
 
 
 def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate) -> Path:
-  # Data first: what is wrong there is said before anything heavy starts.
+  # What is wrong with the configuration and the data is said before anything heavy starts.
+  config_lib.check_training(config)
   clips = datasets.read_clips(Path(config.data.root), datasets.split(Path(config.data.root), 'train'), need_masks=True)
   photographs = datasets.read_photographs(Path(config.data.stills)) if config.data.stills else []
   datasets.check_pairs(clips, photographs)

@@ -74,7 +74,6 @@ def test_sample_trains_the_bundled_network():
     ('c.devices = 3', r'\(batch, devices\)'),
     ('c.accumulate = 3', r'\(batch, accumulate\)'),
     ('c.model.stem = "efficientnet"', r'\(model.stem, model.backbone\)'),
-    ('c.data.stills_fraction = .5', r'\(data.stills_fraction, data.stills\)'),
     ('1 / 0', r'ZeroDivisionError in the configuration: division by zero \(.*c.py, line 4\)'),
     ('def (', r'Python error in the configuration: .* \(.*c.py, line 4\)'),
     ('return 3', r'get_config\(\) does not return a ConfigDict'),
@@ -83,6 +82,14 @@ def test_sample_trains_the_bundled_network():
 def test_what_is_wrong_is_named(tmp_path, body, text):
   with pytest.raises(UsageError, match=text):
     load(tmp_path, body)
+
+
+def test_photographs_are_asked_for_by_trainings_alone(tmp_path):
+  config = load(tmp_path, 'c.data.stills_fraction = .5')
+  with pytest.raises(UsageError, match=r'\(data.stills_fraction, data.stills\)'):
+    config_lib.check_training(config)
+  config.data.stills = 'photographs'
+  config_lib.check_training(config)
 
 
 def test_files_that_are_no_configuration(tmp_path, monkeypatch):

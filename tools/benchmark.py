@@ -28,6 +28,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'tests')]  # the package as it stands here, and the oracle
 
+from adnet_jax import exits  # noqa: E402
 from tools.benchmarks import end_to_end, forms, inputs, measuring, metrics, model, tradeoffs, train_step  # noqa: E402
 from tools.benchmarks.measuring import Row, table  # noqa: E402
 
@@ -55,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
   add('--dtype', choices=('float32', 'bfloat16'), help='of inference; default: float32 on a CPU, else bfloat16')
   add('--json', type=Path, metavar='FILE', help='also write what was measured, machine and versions')
   add('--tiny', action='store_true', help='rehearsal: everything as small as it goes')
+  add('--debug', action='store_true', help='print the traceback of an error')
   measuring.add_config_options(parser)
   for section in (model, end_to_end, train_step, inputs, tradeoffs):
     section.add_options(parser)
@@ -69,6 +71,12 @@ TINY = {'backbone': 'resnet18', 'size': (65, 33), 'repeats': 1, 'frames': 3, 'ne
 
 
 def main(arguments: list[str] | None = None) -> int:
+  """Runs the tool and returns its exit code."""
+  arguments = sys.argv[1:] if arguments is None else arguments
+  return exits.guarded(lambda: _run(arguments), debug='--debug' in arguments)
+
+
+def _run(arguments: list[str]) -> None:
   parser = _parser()
   options = parser.parse_args(arguments)
   unknown = [name for name in options.sections if name not in SECTIONS]
@@ -84,7 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.threads])
   report: dict[str, Any] = {
     'format': 1,
-    'command': ' '.join(['python', 'tools/benchmark.py', *(sys.argv[1:] if arguments is None else arguments)]),
+    'command': ' '.join(['python', 'tools/benchmark.py', *arguments]),
     'date': datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds'),
     'machine': measuring.machine(options.device),
     'versions': measuring.versions(),
@@ -98,7 +106,6 @@ def main(arguments: list[str] | None = None) -> int:
     temporary = options.json.with_name(f'.{options.json.name}.{os.getpid()}.tmp')
     temporary.write_text(json.dumps(report, indent=2) + '\n')
     temporary.replace(options.json)
-  return 0
 
 
 if __name__ == '__main__':
