@@ -124,16 +124,13 @@ class Session:
     images: dict[Size, np.ndarray] = {}
     for size, mirror, anchor in self._views:
       if size not in images:
-        # The last batch is padded rather than compiled anew.
-        blank = np.zeros((padded - len(frames), size[1], size[0], 3), np.uint8)
-        images[size] = np.concatenate([resize_frames(frames, size), blank])
+        images[size] = _padded(resize_frames(frames, size), padded)
       logits.append(segmenter.model.predict(anchor, images[size], mirror=mirror, blockwise=self._blockwise))
     mirrored = tuple(mirror for _, mirror, _ in self._views)
     released = segmenter.protocol == 'released'
     guide, radius = None, segmenter.refine_radius(self.base)
     if radius:
-      blank = np.zeros((padded - len(frames), *frames[0].shape), np.uint8)
-      guide = jax.device_put(np.concatenate([np.stack(frames), blank]), logits[0].sharding)
+      guide = jax.device_put(_padded(np.stack(frames), padded), logits[0].sharding)
     return combine(
       tuple(logits),
       np.float32(postprocess.RELEASED_THRESHOLD if released else segmenter.threshold),
@@ -203,6 +200,13 @@ class Session:
     if soft:
       return Result(postprocess.paper_mask(values, segmenter.threshold), values)
     return Result(values)
+
+
+def _padded(frames: np.ndarray, count: int) -> np.ndarray:
+  """Frames, (b, h, w, 3) uint8, and black ones up to `count`: a last batch is padded rather than compiled anew."""
+  if len(frames) == count:
+    return frames
+  return np.concatenate([frames, np.zeros((count - len(frames), *frames.shape[1:]), np.uint8)])
 
 
 @functools.partial(jax.jit, static_argnames=('mirrored', 'size', 'protocol', 'soft', 'packed', 'grid', 'radius'))
