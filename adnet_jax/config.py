@@ -277,8 +277,10 @@ def check_training(config: ml_collections.ConfigDict) -> None:
   """What a training needs of a validated configuration beyond what all uses of it need.
 
   Raises:
-    UsageError: photographs are to be drawn and no folder of them is named.
+    UsageError: no data set is named, or photographs are to be drawn and no folder of them is named.
   """
+  if not config.data.root:
+    raise UsageError('no data set to train on', 'data.root', 'name its folder, as --config.data.root=DAVIS')
   if config.data.stills_fraction > 0 and not config.data.stills:
     raise UsageError(
       f'data.stills_fraction={config.data.stills_fraction} without data.stills',

@@ -28,7 +28,7 @@ def guarded(function: Callable[[], int | None], *, debug: bool = False) -> int:
     function: the command; None counts as 0. A SystemExit from it, as argparse raises, gives its own code.
     debug: whether an error's traceback is printed too.
   """
-  with _sigterm_raises():
+  with _sigterm_raises() as signals:
     try:
       status = function() or 0
       # A closed pipe is noticed here at the latest, not by the interpreter on its way out.
@@ -54,6 +54,8 @@ def guarded(function: Callable[[], int | None], *, debug: bool = False) -> int:
     except Exception as error:
       if type(error).__name__ == 'JaxRuntimeError' and 'RESOURCE_EXHAUSTED' in str(error):
         return _report('out of device memory: give a smaller size or batch', 6, debug)
+      if signals:  # what SIGTERM raised was turned into this, as by a library whose import it met
+        return _report('stopped (SIGTERM): what was written is kept, --resume goes on', TERMINATED, debug)
       what = f'{type(error).__name__}: {error} (a defect of adnet-jax): run again with --debug and report it'
       return _report(what, 1, debug)
 
@@ -67,20 +69,34 @@ def leave(status: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _sigterm_raises() -> Iterator[None]:
-  """SIGTERM ends a command as Ctrl-C does, with its files whole; the training loop has a handler of its own."""
+def _sigterm_raises() -> Iterator[list[int]]:
+  """SIGTERM ends a command as Ctrl-C does, with its files whole; the training loop has a handler of its own.
 
-  def stop(_number: int, _frame: object) -> None:
+  Yields the signals that came so far. Python drops what a handler raises in a callback of the garbage collector or of
+  compiled code: the signal is then sent once more.
+  """
+  received: list[int] = []
+
+  def stop(number: int, _frame: object) -> None:
+    received.append(number)
     raise _Terminated
 
+  def dropped(unraisable: sys.UnraisableHookArgs) -> None:
+    if unraisable.exc_type is _Terminated:
+      threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    else:
+      hook(unraisable)
+
   if threading.current_thread() is not threading.main_thread():
-    yield
+    yield received
     return
-  before = signal.signal(signal.SIGTERM, stop)
+  before, hook = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
+  sys.unraisablehook = dropped
   try:
-    yield
+    yield received
   finally:
     signal.signal(signal.SIGTERM, before)
+    sys.unraisablehook = hook
 
 
 def _leave_closed_pipes() -> None:

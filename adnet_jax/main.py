@@ -72,12 +72,12 @@ def _run(flags: argparse.Namespace, overrides: list[str]) -> None:
   from adnet_jax import config as config_lib
 
   config = config_lib.load(flags.config, overrides)
-  if flags.mode != 'evaluate':
-    config_lib.check_training(config)
   place = distributed.place(flags.coordinator, flags.processes, flags.process)
   several = flags.distributed or place is not None
   if several and flags.mode == 'evaluate':
     raise UsageError('evaluation runs in one process', '--mode, --distributed, --coordinator', 'leave the latter out')
+  if flags.mode != 'evaluate':
+    config_lib.check_training(config)
   _check_workdir(flags.workdir)
   # Heavy imports only after everything cheap has been checked.
   import jax

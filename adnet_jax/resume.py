@@ -9,8 +9,11 @@ import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import jax
 import ml_collections
+import numpy as np
 from absl import logging
+from jax.experimental import multihost_utils
 
 from adnet_jax import config as config_lib
 from adnet_jax.data import datasets
@@ -117,6 +120,23 @@ _ELSEWHERE = ('data.root', 'data.stills', 'data.workers', 'data.cache', 'data.ma
 
 def _is_kept(name: str) -> bool:
   return name.startswith(('model.', 'data.')) and name not in _ELSEWHERE
+
+
+def check_processes(
+  config: ml_collections.ConfigDict, clips: Sequence[datasets.Clip], photographs: Sequence[datasets.Photograph]
+) -> None:
+  """Refuses processes of one training that were given different configurations or data (UsageError in all of them)."""
+  values = {**config_lib.flatten(config), **fingerprint(config, clips, photographs)}
+  names = sorted(name for name in values if name not in (*_ELSEWHERE, 'init.weights'))
+  digests = np.array([zlib.crc32(repr(values[name]).encode()) for name in names], np.uint32)
+  for process, theirs in enumerate(multihost_utils.process_allgather(digests)):
+    other = [name for name, differs in zip(names, theirs != digests, strict=True) if differs]
+    if other:
+      raise UsageError(
+        f'process {process} has other values than process {jax.process_index()}',
+        ', '.join(other),
+        'start all processes with the same configuration and data',
+      )
 
 
 def check_resume(before: dict[str, Any], now: dict[str, Any]) -> None:

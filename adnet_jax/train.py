@@ -67,6 +67,9 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
   photographs = datasets.read_photographs(Path(config.data.stills)) if config.data.stills else []
   datasets.check_pairs(clips, photographs)
   source = input_pipeline.pair_source(config, clips, photographs, jax.process_count())
+  alone = jax.process_count() == 1
+  if not alone:
+    resume.check_processes(config, clips, photographs)
 
   mesh = mesh_lib.make_mesh(config.devices, config.batch, config.accumulate)
   replicated, sharded = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec('data'))
@@ -82,7 +85,6 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
   step_function = jax.jit(one_step, donate_argnums=0, out_shardings=(replicated, replicated))
   program, paint = None, _painter(trainer)
 
-  alone = jax.process_count() == 1
   leader = jax.process_index() == 0  # writes all files but checkpoints, which all processes write together
   record = resume.make_record(config, clips, photographs, trainer.metadata)
   with (
@@ -180,6 +182,8 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
         if not (save_due or pictures_due or stopping or done in config.observe.profile_steps):
           continue
         entry, late = read(late), None
+        if entry.values['skipped'] and not (stopping or done == config.steps):
+          save_due = False  # what diverges would drive out the last good checkpoints
         unscored = score(entry, done) if scores_due and leader else None
         if scores_due and not alone:
           # In a collective the others wait as long as it takes; in Orbax's barriers they would give up.
@@ -243,7 +247,7 @@ def _check_finite(entry: _Entry, config: Any, workdir: Path) -> None:
     raise DivergedError(
       f'{skipped} steps in a row were not finite, up to step {step}',
       workdir,
-      'lower optim.lr; the last good checkpoint is kept',
+      'lower optim.lr; the checkpoints from before are kept',
     )
 
 

@@ -31,6 +31,8 @@ def get_config():
   config.steps = 2600
   config.batch = 6
   config.checkpoint.every = 100
+  config.observe.images_every = 100
+  config.evaluate.every = 200
   config.evaluate.size = (769, 433)
   config.evaluate.refine = 28
   return config

@@ -86,6 +86,9 @@ def test_what_is_wrong_is_named(tmp_path, body, text):
 
 def test_photographs_are_asked_for_by_trainings_alone(tmp_path):
   config = load(tmp_path, 'c.data.stills_fraction = .5')
+  with pytest.raises(UsageError, match=r'no data set to train on \(data.root\)'):
+    config_lib.check_training(config)
+  config.data.root = 'DAVIS'
   with pytest.raises(UsageError, match=r'\(data.stills_fraction, data.stills\)'):
     config_lib.check_training(config)
   config.data.stills = 'photographs'

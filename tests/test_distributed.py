@@ -157,6 +157,12 @@ def test_two_processes_see_the_same_samples_and_losses_and_one_goes_on(config, o
   assert_same(read_log(tmp_path / 'two'), one_device)
 
 
+def test_processes_that_were_given_different_things_refuse_them(start, tmp_path):
+  ends = [end(process) for process in start('--config.seed=5', '--config.optim.lr=.1')]
+  assert [code for code, _ in ends] == [errors.UsageError.exit_code] * 2
+  assert all('has other values than process' in line and '(optim.lr, seed)' in line for _, (line,) in ends)
+
+
 @pytest.mark.parametrize('victim', [0, 1])
 def test_a_killed_process_ends_the_other_which_names_it(config, start, tmp_path, victim):
   config.steps = 10_000

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 
 import jax
 import pytest
@@ -52,6 +53,30 @@ def test_results_and_sigterm(capsys):
   assert exits.guarded(lambda: None) == 0 and exits.guarded(lambda: 3) == 3
   assert exits.guarded(lambda: os.kill(os.getpid(), signal.SIGTERM)) == 75
   assert 'SIGTERM' in capsys.readouterr().err and signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_where_python_drops_exceptions():
+  class Last:
+    def __del__(self):
+      os.kill(os.getpid(), signal.SIGTERM)
+      time.sleep(0.01)  # the handler runs here, and nobody sees what it raises
+
+  def delete():
+    Last()
+    time.sleep(30)
+
+  assert exits.guarded(delete) == 75
+
+
+def test_sigterm_that_a_library_turns_into_an_error(capsys):
+  def meet():
+    try:
+      os.kill(os.getpid(), signal.SIGTERM)
+      time.sleep(30)
+    except BaseException as error:
+      raise ImportError('Encountered an error while initializing the extension.') from error
+
+  assert exits.guarded(meet) == 75 and 'stopped (SIGTERM)' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('stream', ['stdout', 'stderr'])

@@ -91,7 +91,7 @@ def run_fleet(ray: FakeRay, tmp_path: Path, count: int = 4, size: int = 2) -> Re
     return lambda kind: Factory
 
   ray.remote = remote
-  fleet = ray_engine._Fleet(ray, make_job(tmp_path), 'run', report, size)
+  fleet = ray_engine._Fleet(ray, make_job(tmp_path), 'run', report, size, local=False)
   try:
     fleet.segment([Clip(str(k), str(k), k) for k in range(count)])
   finally:
@@ -208,6 +208,45 @@ def test_when_the_last_machine_that_could_is_lost(tmp_path, no_pause):
 
   with pytest.raises(DeviceError, match='no library; 2 of 4 clips are left, --resume goes on'):
     run_fleet(FakeRay(segment, start), tmp_path)
+
+
+@pytest.mark.parametrize('wakes', [True, False])
+def test_ray_of_this_machine_is_started_again_after_a_sleep(tmp_path, monkeypatch, capsys, wakes):
+  asleep, clusters, tried = False, 0, []
+
+  def segment(clip, attempt):
+    nonlocal asleep
+    if asleep:
+      raise Lost('no heartbeats')
+    tried.append(clip.name)
+    asleep = clip.name == '1'
+    return done(clip)
+
+  @contextlib.contextmanager
+  def cluster(*_):
+    nonlocal asleep, clusters
+    clusters, asleep = clusters + 1, asleep and not wakes
+    yield
+
+  class Factory:
+    remote = staticmethod(lambda *_: ray)
+
+  ray = FakeRay(segment)
+  ray.remote = lambda **options: lambda kind: Factory
+  ray.nodes = lambda: [{'Alive': not asleep}]
+  ray.wait = lambda references, timeout: ([r for r in references if r[1] == 'segment' or not asleep], [])
+  for name, value in {'import_ray': lambda: ray, '_cluster': cluster, '_devices': lambda *_: ('cpu', 1)}.items():
+    monkeypatch.setattr(ray_engine, name, value)
+  (tmp_path / '.adnet').mkdir()
+  report, clips = Report(tmp_path, 4, 0), [Clip(str(k), str(k), k) for k in range(4)]
+  expected = contextlib.nullcontext() if wakes else pytest.raises(DeviceError, match='again; 2 of 4 clips are left')
+  with expected:
+    ray_engine.run(make_job(tmp_path), clips, report, workers=1, address=None)
+  assert (report.done, clusters, sorted(tried)) == ((4, 2, list('0123')) if wakes else (2, 4, list('01')))
+  assert (
+    'note: Ray on this machine has ended; it is started again for the 2 clips that are left' in capsys.readouterr().err
+  )
+  assert not list((tmp_path / '.adnet').iterdir()), 'workers that are left behind see that nobody waits for them'
 
 
 # ------------------------------------------------------------------------------------------- a real cluster

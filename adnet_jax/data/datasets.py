@@ -185,9 +185,9 @@ def check_pairs(clips: Sequence[Clip], photographs: Sequence[Photograph] = ()) -
   wrong = [outcome for outcome in outcomes if isinstance(outcome, str)]
   if wrong:
     raise errors.DataError(
-      f'{len(wrong)} training masks cannot be used: {first_ten(wrong, "; ")}',
+      f'{len(wrong)} training frames or masks cannot be used: {first_ten(wrong, "; ")}',
       None,
-      'masks hold two values and have the size of their frames',
+      'mend or leave them out: masks hold two values and have the size of their frames',
     )
   merged = [str(mask) for (_, mask), outcome in zip(present, outcomes, strict=True) if outcome is True]
   if merged:

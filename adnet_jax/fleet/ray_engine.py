@@ -27,10 +27,12 @@ from adnet_jax.manifest import Clip
 MAX_LOSSES = 5
 # Workers that may be lost at their start, beyond one a device, with none between them that started or did a clip.
 MAX_FALSE_STARTS = 10
+# Clusters of this machine that may be lost, one after the other, with no clip done between.
+MAX_CLUSTERS = 3
 # Seconds until others are started where none is left.
 PAUSE = 2.0
-# Seconds after which it is said that no worker can be placed.
-PATIENCE = 60.0
+# Seconds after which it is said that no worker can be placed, and between looks at whether there still is a cluster.
+PATIENCE, LOOK = 60.0, 5.0
 RESOURCES = {'gpu': 'GPU', 'tpu': 'TPU', 'cpu': 'CPU'}
 # Nothing large passes through Ray: results are files.
 OBJECT_STORE_BYTES = 80 * 2**20
@@ -48,19 +50,25 @@ def run(job: Job, clips: Sequence[Clip], report: Report, *, workers: int | None,
 
   Raises:
     UsageError: Ray is not installed; more workers than this machine has devices.
-    DeviceError: no cluster there, no such device in it, or workers that die before they have done anything.
+    DeviceError: no cluster there, no such device in it, workers that die before they have done anything, or
+      clusters of this machine that do.
     AdnetError: what every worker would meet: the model cannot be loaded, the disk is full.
   """
   ray = import_ray()
-  if not clips:
-    return
-  with _marked(job) as name, _cluster(ray, address, workers):
-    kind, count = _devices(ray, job.device, workers, address is None)
-    fleet = _Fleet(ray, dataclasses.replace(job, device=kind), name, report, count)
-    try:
-      fleet.segment(clips)
-    finally:
-      fleet.end()
+  local, left, lost = address is None, list(clips), 0
+  while left:
+    with _marked(job) as name, _cluster(ray, address, workers):
+      kind, count = _devices(ray, job.device, workers, local)
+      fleet = _Fleet(ray, dataclasses.replace(job, device=kind), name, report, count, local=local)
+      try:
+        before, left = left, fleet.segment(left)
+      finally:
+        fleet.end()
+    lost = lost + 1 if len(left) == len(before) else 0
+    if lost == MAX_CLUSTERS:
+      raise DeviceError(f'Ray on this machine ends again and again{report.left()}', None, "Ray's log files say more")
+    if left:  # as after a machine has slept, whose heartbeats Ray then misses
+      report.say((f'note: Ray on this machine has ended; it is started again for the {len(left)} clips that are left',))
 
 
 @contextlib.contextmanager
@@ -94,7 +102,8 @@ class _Call:
 class _Fleet:
   """The actors and their calls. Each has one call at a time, so a lost actor costs one clip's beginning."""
 
-  def __init__(self, ray: Any, job: Job, name: str, report: Report, size: int):
+  def __init__(self, ray: Any, job: Job, name: str, report: Report, size: int, *, local: bool):
+    self._local = local
     self._ray, self._job, self._name, self._report, self._size = ray, job, name, report, size
     kind = RESOURCES[job.device or 'cpu']
     devices: dict[str, dict[str, Any]] = {'GPU': {'num_gpus': 1}, 'TPU': {'resources': {'TPU': 1}}}
@@ -114,9 +123,10 @@ class _Fleet:
     # Since the last one that started or did a clip; of those, the ones whose places are left empty until the next.
     self._false_starts = self._empty = 0
 
-  def segment(self, clips: Sequence[Clip]) -> None:
-    """Does all clips."""
+  def segment(self, clips: Sequence[Clip]) -> list[Clip]:
+    """Does all clips; those that are left where a cluster of this machine has ended."""
     self._queue.extend(clips)
+    heard = time.monotonic()
     while self._queue or any(call.clip for call in self._calls.values()):
       busy = sum(call.clip is not None for call in self._calls.values())
       for _ in range(min(self._size - self._empty, len(self._queue) + busy) - len(self._calls)):
@@ -127,12 +137,18 @@ class _Fleet:
         self._empty = 0
         continue
       with _own_exceptions():
-        done, _ = self._ray.wait(list(self._calls), timeout=PATIENCE)
+        done, _ = self._ray.wait(list(self._calls), timeout=LOOK)
       if done:
         self._take(done[0])
-      elif not busy:
+        heard = time.monotonic()
+      elif busy:
+        continue
+      elif self._local and not any(node['Alive'] for node in self._ray.nodes()):
+        return list(self._queue)
+      elif time.monotonic() - heard > PATIENCE:
         there = _resources(self._ray)
         self._report.say((f'note: no worker could be started yet: {self._size} asked for, the cluster has {there}',))
+    return []
 
   def end(self) -> None:
     """Ends the actors that are left."""

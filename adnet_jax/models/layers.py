@@ -381,7 +381,7 @@ class Conv(nnx.Module):
       return y + per_channel(self.bias[...].astype(self.dtype))
     if batch_statistics:
       mean, var = self._move_statistics(y)
-      each = functools.partial(per_frame_and_channel, frames=len(y))
+      each: Callable[[jax.Array], jax.Array] = functools.partial(per_frame_and_channel, frames=len(y))
     else:
       mean, var, each = self.mean[...], self.var[...], per_channel
     gain = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
