@@ -237,6 +237,7 @@ def test_a_place_that_cannot_be_is_refused(arguments):
 def test_no_cluster_says_nothing_and_evaluation_needs_none(config, tmp_path):
   environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
   command = [sys.executable, '-m', 'adnet_jax.main', '--config', 'configs/davis.py', '--workdir', str(tmp_path)]
+  command.append('--config.data.root=DAVIS')
   for mode, expected in (('train', 'nothing says which process this is'), ('evaluate', 'evaluation runs in one')):
     done = subprocess.run(
       [*command, '--distributed', '--mode', mode], env=environment, cwd=ROOT, capture_output=True, text=True
