@@ -165,7 +165,7 @@ def test_masks_of_another_size_or_with_more_values_are_all_named_before_training
   with pytest.raises(errors.DataError) as raised:
     datasets.check_pairs(clips)
   text = str(raised.value)
-  assert '3 training masks' in text
+  assert '3 training frames or masks' in text
   assert '00001.png, frame is 20x12 but its mask is 7x5' in text
   assert all(name in text for name in ('00002.png', '00003.png'))
   with pytest.raises(errors.DataError, match=r'frame is 20x12 but its mask is 7x5 \(.*00001\.png'):
