@@ -21,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from adnet_jax import exported, weights
 from adnet_jax.errors import DeviceError, UsageError
 from adnet_jax.metadata import Metadata
-from adnet_jax.models import adnet, attention, layers
+from adnet_jax.models import adnet, attention, layers, platforms
 from adnet_jax.normalization import normalize
 
 _terms_said: set[Path] = set()
@@ -62,7 +62,7 @@ class Programs:
   @contextlib.contextmanager
   def _network(self, params: Mapping[str, jax.Array]) -> Iterator[adnet.ADNet]:
     state = nnx.from_flat_state([(path, variable.replace(params[name])) for name, path, variable in self._variables])
-    with layers.lowering_for(self._platform), attention.kernels(self._mesh):
+    with platforms.lowering_for(self._platform), attention.kernels(self._mesh):
       yield nnx.merge(self._graph, state)
 
   def embed(self, params: Mapping[str, jax.Array], images: jax.Array, *, mirror: bool = False) -> jax.Array:

@@ -16,7 +16,7 @@ import ml_collections
 
 from adnet_jax import __version__, optimizer, trained, weights
 from adnet_jax.errors import UsageError
-from adnet_jax.models import adnet, layers
+from adnet_jax.models import adnet, layers, per_frame
 from adnet_jax.normalization import normalize
 
 # Weight of the auxiliary head's loss, as DeepLab-like networks train with it (PSPNet, Zhao et al. 2017).
@@ -37,7 +37,8 @@ def binary_cross_entropy(logits: jax.Array, masks: jax.Array) -> jax.Array:
   """
   z = layers.resize_align_corners(logits, (masks.shape[1], masks.shape[2]))[..., 0]
   y = masks.astype(jnp.float32)
-  return jnp.mean(jnp.maximum(z, 0) - z * y + jnp.log1p(jnp.exp(-jnp.abs(z))))
+  of_frames = jnp.mean(jnp.maximum(z, 0) - z * y + jnp.log1p(jnp.exp(-jnp.abs(z))), axis=(1, 2))
+  return per_frame.over_frames(of_frames) / len(of_frames)
 
 
 def soft_jaccard_loss(logits: jax.Array, masks: jax.Array) -> jax.Array:
@@ -56,7 +57,7 @@ def soft_jaccard_loss(logits: jax.Array, masks: jax.Array) -> jax.Array:
   y, p = masks.astype(jnp.float32), jax.nn.sigmoid(z)
   both = jnp.sum(y * p, axis=(1, 2))
   either = jnp.sum(y, axis=(1, 2)) + jnp.sum(p, axis=(1, 2)) - both
-  return jnp.mean(1 - (both + 1) / (either + 1))
+  return per_frame.over_frames(1 - (both + 1) / (either + 1)) / len(both)
 
 
 def pair_loss(

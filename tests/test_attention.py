@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adnet_jax.models import attention, layers
+from adnet_jax.models import attention, platforms
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -225,7 +225,7 @@ def test_kernels_are_for_inference_in_16_bits_on_accelerators(monkeypatch, platf
   monkeypatch.setattr(attention, '_has_cudnn_attention', lambda: True)
   x = jnp.zeros((1, 40, 16), dtype)
   mesh = jax.sharding.Mesh(np.asarray(jax.devices()[:1]), ('data',))
-  with layers.lowering_for(platform), attention.kernels(mesh) if allowed else contextlib.nullcontext():
+  with platforms.lowering_for(platform), attention.kernels(mesh) if allowed else contextlib.nullcontext():
     attention.attend(x, x)
     with attention.blockwise_only():
       attention.attend(x, x)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adnet_jax.models import convolutions, layers
+from adnet_jax.models import convolutions, layers, platforms
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -62,7 +62,7 @@ def assert_close(found, expected, tolerance=1e-5):
 def test_conv_is_the_same_on_every_platform(platform, size, kernel, stride, dilation):
   x, k = normal(0, 2, *size, 3), normal(1, kernel, kernel, 3, 5)
   padding = layers.symmetric_padding((kernel, kernel), dilation)
-  with layers.lowering_for(platform):
+  with platforms.lowering_for(platform):
     found = layers.conv(x, k, stride=stride, dilation=dilation, padding=padding)
   assert_close(found, reference_conv(x, k, stride, dilation, padding))
 
@@ -91,7 +91,7 @@ def test_winograd_is_for_wide_convolutions_of_float32_in_inference_on_a_cpu():
     x, k = jnp.zeros((1, 33, 65, channels), dtype), jnp.zeros((3, 3, channels, 8), dtype)
     padding = layers.symmetric_padding((3, 3), dilation)
     options = dict(stride=1, dilation=dilation, padding=padding, inference=inference)
-    with layers.lowering_for(platform):
+    with platforms.lowering_for(platform):
       jaxpr = jax.make_jaxpr(lambda x, k: layers.conv(x, k, **options))(x, k)
     return {(len(e.invars[0].aval.shape), e.primitive.name) for e in jaxpr.jaxpr.eqns} >= {(3, 'dot_general')}
 
@@ -119,7 +119,7 @@ def test_dilated_convolutions_become_matrix_products_on_a_cpu_only():
   x, k = normal(0, 1, 9, 9, 2), normal(1, 3, 3, 2, 2)
 
   def primitives(platform, dilation):
-    with layers.lowering_for(platform):
+    with platforms.lowering_for(platform):
       padding = layers.symmetric_padding((3, 3), dilation)
       jaxpr = jax.make_jaxpr(lambda x, k: layers.conv(x, k, stride=1, dilation=dilation, padding=padding))(x, k)
     return {equation.primitive.name for equation in jaxpr.jaxpr.eqns}
@@ -127,7 +127,7 @@ def test_dilated_convolutions_become_matrix_products_on_a_cpu_only():
   assert 'conv_general_dilated' not in primitives('cpu', 12)
   assert 'conv_general_dilated' in primitives('cpu', 2)
   assert 'conv_general_dilated' in primitives('gpu', 12)
-  assert layers.target_platform() == jax.default_backend()  # the choice ends with its context
+  assert platforms.target_platform() == jax.default_backend()  # the choice ends with its context
 
 
 # Depthwise convolutions ----------------------------------------------------------------------------------------------
@@ -155,11 +155,11 @@ def test_depthwise_by_shifts(size, kernel, stride, dilation, same):
     padding = layers.symmetric_padding((kernel, kernel), dilation)
 
   def ours(x, k):
-    with layers.lowering_for('cpu'):
+    with platforms.lowering_for('cpu'):
       return layers.depthwise_conv(x, k, stride=stride, dilation=dilation, padding=padding)
 
   def reference(x, k):
-    with layers.lowering_for('gpu'):
+    with platforms.lowering_for('gpu'):
       return layers.depthwise_conv(x, k, stride=stride, dilation=dilation, padding=padding)
 
   @jax.jit

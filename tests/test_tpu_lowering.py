@@ -11,7 +11,7 @@ import pytest
 import tiny
 
 from adnet_jax import pretrained, step, weights
-from adnet_jax.models import adnet, attention, layers
+from adnet_jax.models import adnet, attention, layers, platforms
 from tools.benchmarks import forms
 
 
@@ -55,7 +55,7 @@ def test_training_step(training_config):
   trainer, state = step.initialize(training_config)
   size = (training_config.batch, 2, training_config.data.crop, training_config.data.crop)
   batch = {'images': jax.ShapeDtypeStruct((*size, 3), np.uint8), 'masks': jax.ShapeDtypeStruct(size, np.uint8)}
-  with layers.lowering_for('tpu'):
+  with platforms.lowering_for('tpu'):
     lowered(lambda state, batch: step.train_step(trainer, state, batch), shapes(state), batch)
 
 
@@ -78,7 +78,7 @@ def test_the_kernel_on_several_devices(monkeypatch):
   queries, context = (jnp.asarray(rng.standard_normal((4, n, 16), np.float32), jnp.bfloat16) for n in (60, 50))
 
   def attend(queries, context):
-    with layers.lowering_for('tpu'), attention.kernels(mesh(4)):
+    with platforms.lowering_for('tpu'), attention.kernels(mesh(4)):
       return attention.attend(queries, context)
 
   with tpu.force_tpu_interpret_mode():

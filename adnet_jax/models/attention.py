@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-from adnet_jax.models import layers
+from adnet_jax.models import per_frame, platforms
 
 # Above this many bytes of float32 scores a frame, `attend` works blockwise: the full model at 857 x 481 needs 350 MB.
 EXACT_BYTES = 64 * 2**20
@@ -63,8 +63,26 @@ def attend_exact(queries: jax.Array, context: jax.Array) -> jax.Array:
     (b, n, c) in the dtype of `context`; the softmax is float32.
   """
   scores = jnp.einsum('bnc,bmc->bnm', queries, context, preferred_element_type=jnp.float32)
-  weights = jax.nn.softmax(scores / math.sqrt(context.shape[-1]), axis=-1)
+  weights = _softmax(scores / math.sqrt(context.shape[-1]))
   return jnp.einsum('bnm,bmc->bnc', weights.astype(context.dtype), context)
+
+
+@jax.custom_vjp
+def _softmax(scores: jax.Array) -> jax.Array:
+  """Softmax of (b, n, m) over m, whose gradient has the same bits on any number of devices."""
+  return jax.nn.softmax(scores, axis=-1)
+
+
+def _softmax_forward(scores):
+  weights = _softmax(scores)
+  return weights, weights
+
+
+def _softmax_backward(weights, gradient):
+  return (weights * (gradient - per_frame.over_channels(gradient * weights)[..., None]),)
+
+
+_softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
 def attend_blockwise(queries: jax.Array, context: jax.Array, block: int = BLOCK) -> jax.Array:
@@ -114,7 +132,7 @@ def attend(queries: jax.Array, context: jax.Array) -> jax.Array:
   """
   if _blockwise_only.get():
     return attend_blockwise(queries, context)
-  mesh, platform = _mesh.get(), layers.target_platform()
+  mesh, platform = _mesh.get(), platforms.target_platform()
   if mesh is not None and context.dtype.itemsize == 2:
     if platform == 'gpu' and context.shape[-1] % 8 == 0 and context.shape[-1] <= 128 and _has_cudnn_attention():
       return attend_cudnn(queries, context)
@@ -213,7 +231,7 @@ def _blockwise_backward(block, saved, gradient):
   queries, context, result, highest, total = saved
   gradient = gradient.astype(jnp.float32)
   scale = 1 / math.sqrt(context.shape[-1])
-  inner = (gradient * result.astype(jnp.float32)).sum(-1)  # (b, n)
+  inner = per_frame.over_channels(gradient * result.astype(jnp.float32))
 
   def step(queries_gradient, item):
     keys, valid = item

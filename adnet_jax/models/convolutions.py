@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Padding = tuple[tuple[int, int], tuple[int, int]]
+from adnet_jax.models import per_frame
+from adnet_jax.models.per_frame import Padding
 
 # Finite points of the Winograd forms by outputs a tile and axis. Multiples of 3/4 are exact in float32 and, with four
 # outputs, round off 3.5 times less than the usual 0, +-1, +-2: 1.4e-6 of the largest value where `plain` does 5e-7.
@@ -41,7 +42,7 @@ def taps(x: jax.Array, kernel: jax.Array, *, dilation: int, padding: Padding) ->
       c0, c1 = max(0, -dx), min(columns, w - dx)
       if r0 >= r1 or c0 >= c1:
         continue
-      part = jax.lax.dot_general(x[:, r0 + dy : r1 + dy, c0 + dx : c1 + dx], kernel[i, j], (((3,), (0,)), ((), ())))
+      part = per_frame.product(x[:, r0 + dy : r1 + dy, c0 + dx : c1 + dx], kernel[i, j])
       y = y + jnp.pad(part, ((0, 0), (r0, rows - r1), (c0, columns - c1), (0, 0)))
   return y
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 
-from adnet_jax.models import layers
+from adnet_jax.models import layers, per_frame
 
 # Dilations of the three 3x3 branches by output stride.
 DILATIONS = {8: (12, 24, 36), 16: (6, 12, 18)}
@@ -29,7 +30,7 @@ class ASPP(nnx.Module):
   def __call__(
     self, x: jax.Array, *, batch_statistics: bool = False, dropout_key: jax.Array | None = None
   ) -> jax.Array:
-    pooled = x.astype(jnp.float32).mean((1, 2), keepdims=True)
+    pooled = per_frame.over_positions(x.astype(jnp.float32))[:, None, None] / math.prod(x.shape[1:3])
     pooled = layers.leaky_relu(self.image_pooling(pooled, batch_statistics))
     branches = [
       layers.leaky_relu(branch(x, batch_statistics)) for branch in (self.conv1, self.conv2, self.conv3, self.conv4)

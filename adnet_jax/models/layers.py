@@ -16,10 +16,10 @@ import flax.nnx as nnx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import PartitionSpec
 
-from adnet_jax.models import convolutions
-from adnet_jax.models.convolutions import Padding
+from adnet_jax.models import convolutions, per_frame
+from adnet_jax.models.per_frame import Padding
+from adnet_jax.models.platforms import target_platform
 
 # Dilation from which a convolution on a CPU is done as matrix products over each tap's valid region: XLA's own
 # multiplies the padding too. CPU milliseconds of plain and taps, one core, 61 x 108 x 512 -> 512: dilation 4 253 and
@@ -29,23 +29,6 @@ TAPS_FROM_DILATION = 8
 # a CPU: with fewer channels its transforms cost what it saves.
 WINOGRAD_CHANNELS = 128
 WINOGRAD_SHARE = 0.6
-
-_platform: contextvars.ContextVar[str | None] = contextvars.ContextVar('platform', default=None)
-
-
-@contextlib.contextmanager
-def lowering_for(platform: str) -> Iterator[None]:
-  """Chooses the convolution forms for `platform` ('cpu', 'gpu', 'tpu') instead of JAX's default backend."""
-  token = _platform.set(platform)
-  try:
-    yield
-  finally:
-    _platform.reset(token)
-
-
-def target_platform() -> str:
-  """The platform that the program being traced will run on: 'cpu', 'gpu' or 'tpu'."""
-  return _platform.get() or jax.default_backend()
 
 
 def symmetric_padding(size: Sequence[int], dilation: int) -> Padding:
@@ -73,6 +56,8 @@ def conv(
   if kernel.shape[:2] == (1, 1) and not any(map(any, padding)):
     if stride > 1:
       x = x[:, ::stride, ::stride]
+    if target_platform() == 'cpu':
+      return per_frame.product(x, kernel[0, 0])
     return jax.lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
   if target_platform() == 'cpu' and stride == 1:
     tile = _winograd_tile(x, kernel, dilation, padding) if inference else None
@@ -80,6 +65,8 @@ def conv(
       return convolutions.winograd(x, kernel, dilation=dilation, padding=padding, tile=tile)
     if dilation >= TAPS_FROM_DILATION:
       return convolutions.taps(x, kernel, dilation=dilation, padding=padding)
+  if target_platform() == 'cpu':
+    return per_frame.convolution(x, kernel, stride, dilation, padding)
   return convolutions.plain(x, kernel, stride=stride, dilation=dilation, padding=padding)
 
 
@@ -235,31 +222,18 @@ def align_corners_matrix(outputs: int, inputs: int) -> np.ndarray:
 
 def resize_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   """Bilinear up-sampling with align_corners=True of (b, h, w, c) to (b, *size, c), float32 whatever the input is."""
-  rows = align_corners_matrix(size[0], x.shape[1])
-  columns = align_corners_matrix(size[1], x.shape[2])
-  y = jnp.einsum('Hh,bhwc->bHwc', rows, x.astype(jnp.float32), precision='highest')
-  return jnp.einsum('Ww,bHwc->bHWc', columns, y, precision='highest')
+  # A matrix for each frame, as in `per_frame`.
+  rows, columns = (
+    jnp.broadcast_to(align_corners_matrix(outputs, inputs), (len(x), outputs, inputs))
+    for outputs, inputs in zip(size, x.shape[1:3], strict=True)
+  )
+  y = jnp.einsum('bHh,bhwc->bHwc', rows, x.astype(jnp.float32), precision='highest')
+  return jnp.einsum('bWw,bHwc->bHWc', columns, y, precision='highest')
 
 
 def per_channel(values: jax.Array) -> jax.Array:
   """(c,) -> (1, 1, 1, c), to be combined with (b, h, w, c)."""
   return values[None, None, None]
-
-
-def per_frame_and_channel(values: jax.Array, frames: int) -> jax.Array:
-  """(c,) -> (frames, 1, 1, c); the gradient is summed over frames in one order, however many devices share them.
-
-  What BatchNorm sums over a batch decides on which side of an activation's kink values lie. Summed first on each
-  device, its last bits differ with their number, some activations flip, and gradients differ by far more than bits.
-  """
-  return on_every_device(jnp.broadcast_to(values, (frames, len(values))))[:, None, None]
-
-
-def on_every_device(values: jax.Array) -> jax.Array:
-  """The whole array, and of its gradient too, on each device of the mesh that is set; without one, as it is."""
-  if jax.sharding.get_abstract_mesh().empty:
-    return values
-  return jax.lax.with_sharding_constraint(values, PartitionSpec())
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
@@ -378,24 +352,20 @@ class Conv(nnx.Module):
       padding=padding,
     )
     if self.scale is None:
-      return y + per_channel(self.bias[...].astype(self.dtype))
-    if batch_statistics:
-      mean, var = self._move_statistics(y)
-      each: Callable[[jax.Array], jax.Array] = functools.partial(per_frame_and_channel, frames=len(y))
-    else:
-      mean, var, each = self.mean[...], self.var[...], per_channel
+      return per_frame.shifted(y, self.bias[...].astype(self.dtype))
+    mean, var = self._move_statistics(y) if batch_statistics else (self.mean[...], self.var[...])
     gain = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
     offset = self.bias[...] - mean * gain
-    return (y.astype(jnp.float32) * each(gain) + each(offset)).astype(self.dtype)
+    return per_frame.affine(y.astype(jnp.float32), gain, offset).astype(self.dtype)
 
   def _move_statistics(self, y: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Returns the batch's biased mean and variance; the running variance takes the unbiased one, as PyTorch's."""
     y = y.astype(jnp.float32)
     count = y.size // y.shape[-1]
-    mean = on_every_device(y.mean((1, 2))).mean(0)
+    mean = per_frame.over_frames(per_frame.over_positions(y)) / count
     # Moving the mean changes the variance by the sum of deviations, which is 0.
     deviation = y - jax.lax.stop_gradient(per_channel(mean))
-    var = on_every_device(jnp.square(deviation).mean((1, 2))).mean(0)
+    var = per_frame.over_frames(per_frame.over_positions(jnp.square(deviation))) / count
     self.mean[...] += self.momentum * (jax.lax.stop_gradient(mean) - self.mean[...])
     unbiased = jax.lax.stop_gradient(var) * (count / max(count - 1, 1))
     self.var[...] += self.momentum * (unbiased - self.var[...])

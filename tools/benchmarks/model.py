@@ -100,14 +100,14 @@ def _flop(module: Any, normalization: str, embedding: Any, frames: Any) -> float
   import jax
 
   from adnet_jax import utilization
-  from adnet_jax.models import attention, layers
+  from adnet_jax.models import attention, platforms
   from adnet_jax.normalization import normalize
 
   graph, state = nnx.split(module)
 
   def predict(state: Any, embedding: Any, images: Any) -> Any:
     # An accelerator's convolutions are those of the definition; a loop's body would be counted once.
-    with layers.lowering_for('gpu'), mock.patch.object(attention, 'EXACT_BYTES', 2**60):
+    with platforms.lowering_for('gpu'), mock.patch.object(attention, 'EXACT_BYTES', 2**60):
       network = nnx.merge(graph, state)
       return network.classify(embedding, network.encode(normalize(images, normalization)))
 

@@ -1,0 +1,175 @@
+"""Sums over a batch whose bits do not depend on how many devices share its frames; knows no modules.
+
+A sum in another order differs in its last bits, and a training multiplies them: a value near 0 comes to lie on the
+other side of an activation's kink. So each frame is summed by itself, and then the frames are added in one order.
+On a CPU a frame's sum is a matrix product of its own: XLA's reductions there, its products with a vector, and what it
+joins in one loop depend on how many frames a program has. On other platforms the usual forms are kept.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from adnet_jax.models import platforms
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+# Up to how many values under a kernel they are gathered for one product a frame instead of one a tap.
+PATCH_CHANNELS = 256
+
+
+def over_frames(values: jax.Array) -> jax.Array:
+  """(b, ...) -> (...): vectors by one product, larger arrays pair by pair, first those that one device holds."""
+  if values.ndim <= 2:
+    values = _on_every_device(values)
+    return jnp.einsum('b,b...->...', jnp.ones(len(values), values.dtype), values, precision='highest')
+  return _tree(values)
+
+
+@jax.custom_vjp
+def _tree(values):
+  mesh = jax.sharding.get_abstract_mesh()
+  devices = 1 if mesh.empty else mesh.size
+  while (count := len(values)) > 1:
+    if devices > 1 and count % (2 * devices):
+      values, devices = _on_every_device(values), 1
+    pairs = values[: count - count % 2].reshape(count // 2, 2, *values.shape[1:])
+    # A last one without a neighbour waits.
+    values = jnp.concatenate([pairs[:, 0] + pairs[:, 1], values[count - count % 2 :]])
+  return _on_every_device(values)[0]
+
+
+_tree.defvjp(
+  lambda values: (_tree(values), len(values)),
+  lambda count, gradient: (jnp.broadcast_to(gradient, (count, *gradient.shape)),),
+)
+
+
+def _on_every_device(values: jax.Array) -> jax.Array:
+  """The whole array, and of its gradient too, on each device of the mesh that is set; without one, as it is."""
+  if jax.sharding.get_abstract_mesh().empty:
+    return values
+  return jax.lax.with_sharding_constraint(values, PartitionSpec())
+
+
+def over_positions(values: jax.Array) -> jax.Array:
+  """(b, h, w, c) float32 -> (b, c)."""
+  if platforms.target_platform() != 'cpu':
+    return values.sum((1, 2))
+  b, h, w, c = values.shape
+  if c == 1:  # a product of two vectors
+    values = _on_every_device(values)
+  return jnp.einsum('bp,bpc->bc', jnp.ones((b, h * w), values.dtype), values.reshape(b, h * w, c))
+
+
+def over_channels(values: jax.Array) -> jax.Array:
+  """(b, n, c) float32 -> (b, n)."""
+  if platforms.target_platform() != 'cpu':
+    return values.sum(-1)
+  return jnp.einsum('bnc,bc->bn', values, jnp.ones((len(values), values.shape[2]), values.dtype))
+
+
+@jax.custom_vjp
+def affine(values: jax.Array, gain: jax.Array, offset: jax.Array) -> jax.Array:
+  """values * gain + offset of (b, h, w, c), (c,) and (c,), all float32."""
+  return values * gain[None, None, None] + offset[None, None, None]
+
+
+def _affine_backward(saved, gradient):
+  values, gain = saved
+  of_gain, of_offset = (over_frames(over_positions(x)) for x in (gradient * values, gradient))
+  return gradient * gain[None, None, None], of_gain, of_offset
+
+
+affine.defvjp(lambda values, gain, offset: (affine(values, gain, offset), (values, gain)), _affine_backward)
+
+
+@jax.custom_vjp
+def shifted(values: jax.Array, offset: jax.Array) -> jax.Array:
+  """values + offset of (b, h, w, c) and (c,), both of one floating dtype."""
+  return values + offset[None, None, None]
+
+
+def _shifted_backward(_, gradient):
+  return gradient, over_frames(over_positions(gradient.astype(_accumulator(gradient)))).astype(gradient.dtype)
+
+
+shifted.defvjp(lambda values, offset: (shifted(values, offset), None), _shifted_backward)
+
+
+@jax.custom_vjp
+def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+  """(b, h, w, i) times (i, o): (b, h, w, o), all of one floating dtype; for CPUs."""
+  return _times(x, kernel)
+
+
+def _times(x, kernel):
+  if 1 in (x.shape[1] * x.shape[2], *kernel.shape):  # a product with a vector
+    kernels = jnp.broadcast_to(kernel, (len(x), *kernel.shape))
+    return jnp.einsum('bpi,bio->bpo', x.reshape(len(x), -1, x.shape[3]), kernels).reshape(*x.shape[:3], -1)
+  return jax.lax.dot_general(x, kernel, (((3,), (0,)), ((), ())))
+
+
+def _product_backward(saved, gradient):
+  x, kernel = saved
+  return _times(gradient, kernel.T), _kernel_gradient(x, gradient).astype(kernel.dtype)
+
+
+product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _product_backward)
+
+
+def _kernel_gradient(x, gradient):
+  """(b, h, w, i) and (b, h, w, o) -> (i, o) in float32 or wider."""
+  pixels, of_pixels = (values.reshape(len(values), -1, values.shape[3]) for values in (x, gradient))
+  into = _accumulator(x)
+  if pixels.shape[1] == 1:  # no product but multiplications, which a CPU joins with the additions
+    one, other = (_on_every_device(values[:, 0]) for values in (pixels, of_pixels))
+    return jnp.einsum('bi,bo->io', one, other, preferred_element_type=into)
+  return over_frames(jnp.einsum('bpi,bpo->bio', pixels, of_pixels, preferred_element_type=into))
+
+
+def _accumulator(x: jax.Array) -> jnp.dtype:
+  return jnp.promote_types(x.dtype, jnp.float32)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def convolution(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: Padding) -> jax.Array:
+  """XLA's convolution of (b, h, w, i) and (kh, kw, i, o), both of one floating dtype; for CPUs."""
+  return _convolve(x, kernel, stride, dilation, padding)
+
+
+def _convolve(x, kernel, stride, dilation, padding):
+  return jax.lax.conv_general_dilated(
+    x, kernel, (stride, stride), padding, rhs_dilation=(dilation, dilation), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
+
+
+def _convolution_backward(stride, dilation, padding, saved, gradient):
+  x, kernel = saved
+  b, rows, columns, _ = gradient.shape
+  kh, kw, inputs, _ = kernel.shape
+  _, of_input = jax.vjp(lambda x: _convolve(x, kernel, stride, dilation, padding), x)
+  padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+
+  def tap(i: int, j: int) -> jax.Array:
+    top, left = i * dilation, j * dilation
+    end = (b, top + (rows - 1) * stride + 1, left + (columns - 1) * stride + 1, inputs)
+    return jax.lax.slice(padded, (0, top, left, 0), end, (1, stride, stride, 1))
+
+  taps = [tap(i, j) for i in range(kh) for j in range(kw)]
+  if math.prod(kernel.shape[:3]) <= PATCH_CHANNELS:
+    of_kernel = _kernel_gradient(jnp.concatenate(taps, -1), gradient)
+  else:
+    of_kernel = jnp.stack([_kernel_gradient(pixels, gradient) for pixels in taps])
+  return *of_input(gradient), of_kernel.reshape(kernel.shape).astype(kernel.dtype)
+
+
+convolution.defvjp(
+  lambda x, kernel, stride, dilation, padding: (convolution(x, kernel, stride, dilation, padding), (x, kernel)),
+  _convolution_backward,
+)
