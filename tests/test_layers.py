@@ -121,8 +121,7 @@ def test_dilated_convolutions_become_matrix_products_on_a_cpu_only():
   def primitives(platform, dilation):
     with platforms.lowering_for(platform):
       padding = layers.symmetric_padding((3, 3), dilation)
-      jaxpr = jax.make_jaxpr(lambda x, k: layers.conv(x, k, stride=1, dilation=dilation, padding=padding))(x, k)
-    return {equation.primitive.name for equation in jaxpr.jaxpr.eqns}
+      return str(jax.make_jaxpr(lambda x, k: layers.conv(x, k, stride=1, dilation=dilation, padding=padding))(x, k))
 
   assert 'conv_general_dilated' not in primitives('cpu', 12)
   assert 'conv_general_dilated' in primitives('cpu', 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 import jax
@@ -24,6 +25,9 @@ def config(training_config):
   """Of one trainable trunk stage: gradients through more stages with random weights amplify rounding beyond use."""
   training_config.optim.frozen_stages = 3
   return training_config
+
+
+LOGITS = 3 * 3  # of a frame of 33 pixels, at output stride 16
 
 
 def make_batch(pairs, pixels=33, seed=1):
@@ -92,7 +96,10 @@ def test_accumulated_parts_give_the_mean_loss_and_gradients_of_their_parts(confi
 
 
 def test_devices_exchange_sums_alone(config):
-  """No image or feature map may leave its device, whatever is stacked, split and swapped on the way."""
+  """No image or feature map may leave its device, whatever is stacked, split and swapped on the way.
+
+  What a device sums of each frame does, and of each kernel's gradient (models/per_frame.py), and the logits' gradient.
+  """
   config.accumulate, config.optim.both_directions = 2, True
   trainer, state = step_lib.initialize(config)
   batch = make_batch(8)
@@ -101,9 +108,14 @@ def test_devices_exchange_sums_alone(config):
     mesh = mesh_lib.make_mesh(devices, 8, config.accumulate)
     shared = jax.device_put(batch, NamedSharding(mesh, PartitionSpec('data')))
     everywhere = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-    program = jitted(trainer).lower(everywhere, shared).compile()
-    operations = re.findall(r' (all-[a-z]+|collective-permute|reduce-scatter)\(', program.as_text())
-    assert set(operations) == ({'all-reduce'} if devices > 1 else set())
+    with jax.set_mesh(mesh):
+      program = jitted(trainer).lower(everywhere, shared).compile()
+    exchanged = re.findall(r'= \w+\[([\d,]*)\].* (all-[a-z-]+|collective-permute|reduce-scatter)\(', program.as_text())
+    assert {operation for _, operation in exchanged} == ({'all-gather'} if devices > 1 else set())
+    for shape, _ in exchanged:
+      count, *of_one = map(int, shape.split(','))
+      parts = [n for n in of_one if n > 1]
+      assert len(parts) < 2 or count == devices or math.prod(parts) == LOGITS, f'{shape} leaves its device'
     found[devices] = program(everywhere, shared)[1]
   np.testing.assert_allclose(found[4]['loss'], found[1]['loss'], rtol=1e-5)
   np.testing.assert_allclose(found[4]['grad_norm'], found[1]['grad_norm'], rtol=1e-4)
