@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging as std_logging
 import os
+import re
 import sys
+import warnings
 from typing import Any
 
 from absl import logging
 
 _installed = False
+_ABANDONED = r"coroutine '.*' was never awaited"
 
 
 def silence() -> None:
@@ -21,12 +24,15 @@ def silence() -> None:
   if _installed:
     return
   _installed = True
+  warnings.filterwarnings('ignore', message=_ABANDONED, category=RuntimeWarning)
   logging.get_absl_logger().addFilter(lambda record: _wanted() or f'{os.sep}orbax{os.sep}' not in record.pathname)
   std_logging.getLogger('asyncio').addFilter(lambda record: _wanted() or 'never retrieved' not in record.getMessage())
   before = sys.unraisablehook
 
   def hook(unraisable: Any) -> None:
-    if _wanted() or 'Event loop is closed' not in str(unraisable.exc_value):
+    said = str(unraisable.exc_value)
+    # Where warnings are errors, a coroutine nobody awaited is one too.
+    if _wanted() or not ('Event loop is closed' in said or re.match(_ABANDONED, said)):
       before(unraisable)
 
   sys.unraisablehook = hook
