@@ -125,12 +125,17 @@ product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _product_bac
 
 def _kernel_gradient(x, gradient):
   """(b, h, w, i) and (b, h, w, o) -> (i, o) in float32 or wider."""
+  if x.shape[1] * x.shape[2] > 1:
+    return over_frames(_of_frames(x, gradient))
+  # No product but multiplications, which a CPU joins with the additions.
+  one, other = (_on_every_device(values[:, 0, 0]) for values in (x, gradient))
+  return jnp.einsum('bi,bo->io', one, other, preferred_element_type=_accumulator(x))
+
+
+def _of_frames(x, gradient):
+  """(b, h, w, i) and (b, h, w, o) -> (b, i, o) in float32 or wider."""
   pixels, of_pixels = (values.reshape(len(values), -1, values.shape[3]) for values in (x, gradient))
-  into = _accumulator(x)
-  if pixels.shape[1] == 1:  # no product but multiplications, which a CPU joins with the additions
-    one, other = (_on_every_device(values[:, 0]) for values in (pixels, of_pixels))
-    return jnp.einsum('bi,bo->io', one, other, preferred_element_type=into)
-  return over_frames(jnp.einsum('bpi,bpo->bio', pixels, of_pixels, preferred_element_type=into))
+  return jnp.einsum('bpi,bpo->bio', pixels, of_pixels, preferred_element_type=_accumulator(x))
 
 
 def _accumulator(x: jax.Array) -> jnp.dtype:
@@ -165,7 +170,7 @@ def _convolution_backward(stride, dilation, padding, saved, gradient):
   if math.prod(kernel.shape[:3]) <= PATCH_CHANNELS:
     of_kernel = _kernel_gradient(jnp.concatenate(taps, -1), gradient)
   else:
-    of_kernel = jnp.stack([_kernel_gradient(pixels, gradient) for pixels in taps])
+    of_kernel = over_frames(jnp.stack([_of_frames(pixels, gradient) for pixels in taps], 1))
   return *of_input(gradient), of_kernel.reshape(kernel.shape).astype(kernel.dtype)
 
 
