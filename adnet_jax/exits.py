@@ -15,6 +15,7 @@ from adnet_jax.errors import AdnetError
 
 TERMINATED = 75
 INTERRUPTED = 130
+_STOPPED = 'stopped (SIGTERM): what was written is kept, --resume goes on'
 
 
 class _Terminated(BaseException):
@@ -44,7 +45,7 @@ def guarded(function: Callable[[], int | None], *, debug: bool = False) -> int:
     except KeyboardInterrupt:
       return _report('interrupted (Ctrl-C): what was written is kept, --resume goes on', INTERRUPTED, debug)
     except _Terminated:
-      return _report('stopped (SIGTERM): what was written is kept, --resume goes on', TERMINATED, debug)
+      return _report(_STOPPED, TERMINATED, debug)
     except BrokenPipeError:
       # Whoever read our output has seen enough.
       _leave_closed_pipes()
@@ -55,7 +56,7 @@ def guarded(function: Callable[[], int | None], *, debug: bool = False) -> int:
       if type(error).__name__ == 'JaxRuntimeError' and 'RESOURCE_EXHAUSTED' in str(error):
         return _report('out of device memory: give a smaller size or batch', 6, debug)
       if signals:  # what SIGTERM raised was turned into this, as by a library whose import it met
-        return _report('stopped (SIGTERM): what was written is kept, --resume goes on', TERMINATED, debug)
+        return _report(_STOPPED, TERMINATED, debug)
       what = f'{type(error).__name__}: {error} (a defect of adnet-jax): run again with --debug and report it'
       return _report(what, 1, debug)
 

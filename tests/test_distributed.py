@@ -83,7 +83,7 @@ def test_the_bundled_models_training_is_the_same_on_eight_devices(compiled, tmp_
     'data.crop=129',
     'init.weights=adnet-compact',
   ]
-  config = config_lib.load('configs/compact.py', [*values, 'steps=3', 'batch=8', 'observe.images_every=0'])
+  config = config_lib.load('configs/compact.py', [*values, f'steps={STEPS}', 'batch=8', 'observe.images_every=0'])
   for config.devices in (1, 8):
     train.train(config, tmp_path / str(config.devices))
   assert_same(read_log(tmp_path / '8'), read_log(tmp_path / '1'))

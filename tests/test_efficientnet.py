@@ -11,7 +11,7 @@ import pytest
 
 from adnet_jax import convert, foreign, weights
 from adnet_jax.errors import UsageError
-from adnet_jax.models import adnet, efficientnet, layers
+from adnet_jax.models import adnet, efficientnet, layers, per_frame
 from adnet_jax.normalization import normalize
 
 
@@ -58,7 +58,7 @@ def classifier(backbone, state, arrays):
     x = jnp.einsum('bhwi,oi->bhwo', x, state['_conv_head.weight'][:, :, 0, 0])
     gain = state['_bn1.weight'] / np.sqrt(state['_bn1.running_var'] + efficientnet.EPSILON)
     offset = state['_bn1.bias'] - state['_bn1.running_mean'] * gain
-    x = layers.relu6(x * layers.per_channel(gain) + layers.per_channel(offset))
+    x = layers.relu6(x * per_frame.per_channel(gain) + per_frame.per_channel(offset))
     return x.mean((1, 2)) @ state['_fc.weight'].T + state['_fc.bias'][None]
 
   return classify

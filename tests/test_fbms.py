@@ -180,7 +180,9 @@ def test_damaged_and_unfitting_maps_are_named(tmp_path):
     truth_of(folder, 0).load()
   cv2.imwrite(str(folder / 'GroundTruth' / 'a_03_gt.ppm'), np.full((5, 6, 3), 255, np.uint8))
   clip = fbms.read(tmp_path, ['a'])[0]
-  with pytest.raises(DataError, match=r'2 training frames or masks .*a_01.*frame is 40x24 but its mask is 6x5'):
+  with pytest.raises(
+    DataError, match=r'2 training frames or masks cannot be used: .*a_01.*frame is 40x24 but its mask is 6x5'
+  ):
     datasets.check_pairs([clip])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from adnet_jax.models import per_frame
+from adnet_jax.models import convolutions, per_frame
 
 PADDING = ((2, 1), (0, 3))
 
@@ -41,13 +41,11 @@ def test_positions_and_channels_are_added():
 
 
 def convolution(x, kernel):
-  return per_frame.convolution(x, kernel, 2, 3, PADDING)
+  return convolutions.by_frame(x, kernel, 2, 3, PADDING)
 
 
 def usual_convolution(x, kernel):
-  return jax.lax.conv_general_dilated(
-    x, kernel, (2, 2), PADDING, rhs_dilation=(3, 3), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-  )
+  return convolutions.plain(x, kernel, stride=2, dilation=3, padding=PADDING)
 
 
 # Few channels gather the values under a kernel, many do not; one pixel and one output are products with vectors.
@@ -83,7 +81,7 @@ def test_gradients_have_the_same_bits_on_any_number_of_devices(devices):
   def gradients(x, target):
     def loss(kernel, dilated, gain, offset):
       y = jax.nn.relu(per_frame.product(x, kernel))
-      y = per_frame.convolution(y, dilated, 1, 2, ((2, 2), (2, 2)))
+      y = convolutions.by_frame(y, dilated, 1, 2, ((2, 2), (2, 2)))
       y = per_frame.affine(y, gain, offset) * target
       return per_frame.over_frames(per_frame.over_positions(y)).sum()
 

@@ -102,10 +102,10 @@ def test_devices_exchange_sums_alone(config):
   """
   config.accumulate, config.optim.both_directions = 2, True
   trainer, state = step_lib.initialize(config)
-  batch = make_batch(8)
+  batch = make_batch(16)  # so that frames are not as many as devices
   found = {}
   for devices in (1, 4):
-    mesh = mesh_lib.make_mesh(devices, 8, config.accumulate)
+    mesh = mesh_lib.make_mesh(devices, 16, config.accumulate)
     shared = jax.device_put(batch, NamedSharding(mesh, PartitionSpec('data')))
     everywhere = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
     with jax.set_mesh(mesh):

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from adnet_jax.models import convolutions, per_frame
-from adnet_jax.models.per_frame import Padding
+from adnet_jax.models.convolutions import Padding
 from adnet_jax.models.platforms import target_platform
 
 # Dilation from which a convolution on a CPU is done as matrix products over each tap's valid region: XLA's own
@@ -56,18 +56,16 @@ def conv(
   if kernel.shape[:2] == (1, 1) and not any(map(any, padding)):
     if stride > 1:
       x = x[:, ::stride, ::stride]
-    if target_platform() == 'cpu':
-      return per_frame.product(x, kernel[0, 0])
-    return jax.lax.dot_general(x, kernel[0, 0], (((3,), (0,)), ((), ())))
-  if target_platform() == 'cpu' and stride == 1:
+    return per_frame.product(x, kernel[0, 0])
+  if target_platform() != 'cpu':
+    return convolutions.plain(x, kernel, stride=stride, dilation=dilation, padding=padding)
+  if stride == 1:
     tile = _winograd_tile(x, kernel, dilation, padding) if inference else None
     if tile is not None:
       return convolutions.winograd(x, kernel, dilation=dilation, padding=padding, tile=tile)
     if dilation >= TAPS_FROM_DILATION:
       return convolutions.taps(x, kernel, dilation=dilation, padding=padding)
-  if target_platform() == 'cpu':
-    return per_frame.convolution(x, kernel, stride, dilation, padding)
-  return convolutions.plain(x, kernel, stride=stride, dilation=dilation, padding=padding)
+  return convolutions.by_frame(x, kernel, stride, dilation, padding)
 
 
 def _winograd_tile(x: jax.Array, kernel: jax.Array, dilation: int, padding: Padding) -> tuple[int, int] | None:
@@ -110,19 +108,13 @@ def _depthwise_by_shifts(x: jax.Array, kernel: jax.Array, stride: int, dilation:
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
 def _sum_of_shifts(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: Padding) -> jax.Array:
   kh, kw = kernel.shape[:2]
-  x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-  b, h, w, channels = x.shape
-  rows = (h - dilation * (kh - 1) - 1) // stride + 1
-  columns = (w - dilation * (kw - 1) - 1) // stride + 1
 
-  def tap(i: int, j: int) -> jax.Array:
-    r, c = i * dilation, j * dilation
-    end = (b, r + (rows - 1) * stride + 1, c + (columns - 1) * stride + 1, channels)
-    under = jax.lax.slice(x, (0, r, c, 0), end, (1, stride, stride, 1))
-    weight = jax.lax.slice(kernel, (i, j, 0, 0), (i + 1, j + 1, 1, channels))
+  def tap(under: jax.Array, i: int, j: int) -> jax.Array:
+    weight = jax.lax.slice(kernel, (i, j, 0, 0), (i + 1, j + 1, 1, x.shape[-1]))
     return jax.lax.mul(under, jax.lax.broadcast_in_dim(weight, under.shape, (0, 1, 2, 3)))
 
-  return functools.reduce(jax.lax.add, (tap(i, j) for i in range(kh) for j in range(kw)))
+  under = convolutions.under_taps(x, (kh, kw), stride, dilation, padding)
+  return functools.reduce(jax.lax.add, (tap(pixels, *divmod(k, kw)) for k, pixels in enumerate(under)))
 
 
 def _depthwise_forward(x, kernel, stride, dilation, padding):
@@ -222,18 +214,15 @@ def align_corners_matrix(outputs: int, inputs: int) -> np.ndarray:
 
 def resize_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   """Bilinear up-sampling with align_corners=True of (b, h, w, c) to (b, *size, c), float32 whatever the input is."""
+  rows, columns = (align_corners_matrix(*sizes) for sizes in zip(size, x.shape[1:3], strict=True))
+  y = x.astype(jnp.float32)
+  if target_platform() != 'cpu':
+    y = jnp.einsum('Hh,bhwc->bHwc', rows, y, precision='highest')
+    return jnp.einsum('Ww,bHwc->bHWc', columns, y, precision='highest')
   # A matrix for each frame, as in `per_frame`.
-  rows, columns = (
-    jnp.broadcast_to(align_corners_matrix(outputs, inputs), (len(x), outputs, inputs))
-    for outputs, inputs in zip(size, x.shape[1:3], strict=True)
-  )
-  y = jnp.einsum('bHh,bhwc->bHwc', rows, x.astype(jnp.float32), precision='highest')
-  return jnp.einsum('bWw,bHwc->bHWc', columns, y, precision='highest')
-
-
-def per_channel(values: jax.Array) -> jax.Array:
-  """(c,) -> (1, 1, 1, c), to be combined with (b, h, w, c)."""
-  return values[None, None, None]
+  of_rows, of_columns = (jnp.broadcast_to(matrix, (len(x), *matrix.shape)) for matrix in (rows, columns))
+  y = jnp.einsum('bHh,bhwc->bHwc', of_rows, y, precision='highest')
+  return jnp.einsum('bWw,bHwc->bHWc', of_columns, y, precision='highest')
 
 
 def leaky_relu(x: jax.Array) -> jax.Array:
@@ -364,7 +353,7 @@ class Conv(nnx.Module):
     count = y.size // y.shape[-1]
     mean = per_frame.over_frames(per_frame.over_positions(y)) / count
     # Moving the mean changes the variance by the sum of deviations, which is 0.
-    deviation = y - jax.lax.stop_gradient(per_channel(mean))
+    deviation = y - jax.lax.stop_gradient(per_frame.per_channel(mean))
     var = per_frame.over_frames(per_frame.over_positions(jnp.square(deviation))) / count
     self.mean[...] += self.momentum * (jax.lax.stop_gradient(mean) - self.mean[...])
     unbiased = jax.lax.stop_gradient(var) * (count / max(count - 1, 1))

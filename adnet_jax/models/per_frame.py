@@ -8,19 +8,11 @@ joins in one loop depend on how many frames a program has. On other platforms th
 
 from __future__ import annotations
 
-import functools
-import math
-
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from adnet_jax.models import platforms
-
-Padding = tuple[tuple[int, int], tuple[int, int]]
-
-# Up to how many values under a kernel they are gathered for one product a frame instead of one a tap.
-PATCH_CHANNELS = 256
 
 
 def over_frames(values: jax.Array) -> jax.Array:
@@ -74,16 +66,21 @@ def over_channels(values: jax.Array) -> jax.Array:
   return jnp.einsum('bnc,bc->bn', values, jnp.ones((len(values), values.shape[2]), values.dtype))
 
 
+def per_channel(values: jax.Array) -> jax.Array:
+  """(c,) -> (1, 1, 1, c), to be combined with (b, h, w, c)."""
+  return values[None, None, None]
+
+
 @jax.custom_vjp
 def affine(values: jax.Array, gain: jax.Array, offset: jax.Array) -> jax.Array:
   """values * gain + offset of (b, h, w, c), (c,) and (c,), all float32."""
-  return values * gain[None, None, None] + offset[None, None, None]
+  return values * per_channel(gain) + per_channel(offset)
 
 
 def _affine_backward(saved, gradient):
   values, gain = saved
   of_gain, of_offset = (over_frames(over_positions(x)) for x in (gradient * values, gradient))
-  return gradient * gain[None, None, None], of_gain, of_offset
+  return gradient * per_channel(gain), of_gain, of_offset
 
 
 affine.defvjp(lambda values, gain, offset: (affine(values, gain, offset), (values, gain)), _affine_backward)
@@ -92,7 +89,7 @@ affine.defvjp(lambda values, gain, offset: (affine(values, gain, offset), (value
 @jax.custom_vjp
 def shifted(values: jax.Array, offset: jax.Array) -> jax.Array:
   """values + offset of (b, h, w, c) and (c,), both of one floating dtype."""
-  return values + offset[None, None, None]
+  return values + per_channel(offset)
 
 
 def _shifted_backward(_, gradient):
@@ -102,9 +99,18 @@ def _shifted_backward(_, gradient):
 shifted.defvjp(lambda values, offset: (shifted(values, offset), None), _shifted_backward)
 
 
-@jax.custom_vjp
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-  """(b, h, w, i) times (i, o): (b, h, w, o), all of one floating dtype; for CPUs."""
+  """(b, h, w, i) times (i, o): (b, h, w, o), all of one floating dtype."""
+  if platforms.target_platform() != 'cpu':
+    return jax.lax.dot_general(x, kernel, _LAST_AND_FIRST)
+  return _product(x, kernel)
+
+
+_LAST_AND_FIRST = (((3,), (0,)), ((), ()))
+
+
+@jax.custom_vjp
+def _product(x, kernel):
   return _times(x, kernel)
 
 
@@ -112,69 +118,31 @@ def _times(x, kernel):
   if 1 in (x.shape[1] * x.shape[2], *kernel.shape):  # a product with a vector
     kernels = jnp.broadcast_to(kernel, (len(x), *kernel.shape))
     return jnp.einsum('bpi,bio->bpo', x.reshape(len(x), -1, x.shape[3]), kernels).reshape(*x.shape[:3], -1)
-  return jax.lax.dot_general(x, kernel, (((3,), (0,)), ((), ())))
+  return jax.lax.dot_general(x, kernel, _LAST_AND_FIRST)
 
 
 def _product_backward(saved, gradient):
   x, kernel = saved
-  return _times(gradient, kernel.T), _kernel_gradient(x, gradient).astype(kernel.dtype)
+  return _times(gradient, kernel.T), kernel_gradient(x, gradient).astype(kernel.dtype)
 
 
-product.defvjp(lambda x, kernel: (product(x, kernel), (x, kernel)), _product_backward)
+_product.defvjp(lambda x, kernel: (_times(x, kernel), (x, kernel)), _product_backward)
 
 
-def _kernel_gradient(x, gradient):
+def kernel_gradient(x: jax.Array, gradient: jax.Array) -> jax.Array:
   """(b, h, w, i) and (b, h, w, o) -> (i, o) in float32 or wider."""
   if x.shape[1] * x.shape[2] > 1:
-    return over_frames(_of_frames(x, gradient))
+    return over_frames(kernel_gradients(x, gradient))
   # No product but multiplications, which a CPU joins with the additions.
   one, other = (_on_every_device(values[:, 0, 0]) for values in (x, gradient))
   return jnp.einsum('bi,bo->io', one, other, preferred_element_type=_accumulator(x))
 
 
-def _of_frames(x, gradient):
-  """(b, h, w, i) and (b, h, w, o) -> (b, i, o) in float32 or wider."""
+def kernel_gradients(x: jax.Array, gradient: jax.Array) -> jax.Array:
+  """(b, h, w, i) and (b, h, w, o) -> (b, i, o) in float32 or wider, a frame's each; `over_frames` adds them."""
   pixels, of_pixels = (values.reshape(len(values), -1, values.shape[3]) for values in (x, gradient))
   return jnp.einsum('bpi,bpo->bio', pixels, of_pixels, preferred_element_type=_accumulator(x))
 
 
 def _accumulator(x: jax.Array) -> jnp.dtype:
   return jnp.promote_types(x.dtype, jnp.float32)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def convolution(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, padding: Padding) -> jax.Array:
-  """XLA's convolution of (b, h, w, i) and (kh, kw, i, o), both of one floating dtype; for CPUs."""
-  return _convolve(x, kernel, stride, dilation, padding)
-
-
-def _convolve(x, kernel, stride, dilation, padding):
-  return jax.lax.conv_general_dilated(
-    x, kernel, (stride, stride), padding, rhs_dilation=(dilation, dilation), dimension_numbers=('NHWC', 'HWIO', 'NHWC')
-  )
-
-
-def _convolution_backward(stride, dilation, padding, saved, gradient):
-  x, kernel = saved
-  b, rows, columns, _ = gradient.shape
-  kh, kw, inputs, _ = kernel.shape
-  _, of_input = jax.vjp(lambda x: _convolve(x, kernel, stride, dilation, padding), x)
-  padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
-
-  def tap(i: int, j: int) -> jax.Array:
-    top, left = i * dilation, j * dilation
-    end = (b, top + (rows - 1) * stride + 1, left + (columns - 1) * stride + 1, inputs)
-    return jax.lax.slice(padded, (0, top, left, 0), end, (1, stride, stride, 1))
-
-  taps = [tap(i, j) for i in range(kh) for j in range(kw)]
-  if math.prod(kernel.shape[:3]) <= PATCH_CHANNELS:
-    of_kernel = _kernel_gradient(jnp.concatenate(taps, -1), gradient)
-  else:
-    of_kernel = over_frames(jnp.stack([_of_frames(pixels, gradient) for pixels in taps], 1))
-  return *of_input(gradient), of_kernel.reshape(kernel.shape).astype(kernel.dtype)
-
-
-convolution.defvjp(
-  lambda x, kernel, stride, dilation, padding: (convolution(x, kernel, stride, dilation, padding), (x, kernel)),
-  _convolution_backward,
-)
