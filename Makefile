@@ -18,8 +18,9 @@ help:
 run: $(BIN)/installed-video
 	$(BIN)/adnet segment --overwrite -o $(OUT)
 
+# In order of names: xdist's own puts the files of few and long tests last, where one process waits for the other.
 test: $(BIN)/installed-test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 lint: $(BIN)/installed-dev
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import collections
 import contextlib
 import copy
@@ -44,7 +45,7 @@ class Frame:
   time: Fraction | None = None
 
 
-class Source:
+class Source(abc.ABC):
   """A clip: an iterable of `Frame`, which may be iterated again and holds one frame at a time.
 
   Attributes:
@@ -77,8 +78,9 @@ class Source:
     self._seconds: Fraction | None = None  # of the whole clip
     self._only: frozenset[int] | None = None
 
+  @abc.abstractmethod
   def __iter__(self) -> Iterator[Frame]:
-    raise NotImplementedError
+    """Reads the clip from its start. Raises DataError where a frame cannot be read and `skip_bad` is not set."""
 
   def copy(self) -> Source:
     """The same clip, to be read beside this one: with warnings and skipped frames of its own."""
