@@ -11,7 +11,7 @@ import importlib.util
 import json
 import re
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -315,13 +315,13 @@ def _set(config: ml_collections.ConfigDict, name: str, value: Any) -> None:
 
 
 def _nearest(name: str) -> str:
-  close = difflib.get_close_matches(name, KEYS, n=1, cutoff=0.5)
-  leaf = [key for key in KEYS if key.split('.')[-1] == name.split('.')[-1]]
-  if not leaf and '.' not in name:
-    near = difflib.get_close_matches(name, {key.split('.')[-1] for key in KEYS}, n=1, cutoff=0.5)
-    leaf = [key for key in KEYS if key.split('.')[-1] in near]
-  best = (leaf or close or [None])[0]
-  return f'did you mean {best}?' if best else f'known keys: {", ".join(KEYS)}'
+  def ends_in(leaves: Collection[str]) -> list[str]:
+    return difflib.get_close_matches(name, [key for key in KEYS if key.split('.')[-1] in leaves], n=1, cutoff=0)
+
+  leaf = name.split('.')[-1]
+  best = ends_in([leaf]) or difflib.get_close_matches(name, KEYS, n=1, cutoff=0.75)
+  best = best or ends_in(difflib.get_close_matches(leaf, {key.split('.')[-1] for key in KEYS}, n=1, cutoff=0.6))
+  return f'did you mean {best[0]}?' if best else f'known keys: {", ".join(KEYS)}'
 
 
 def _kind(example: Any) -> str:

@@ -64,7 +64,11 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
   # What is wrong with the configuration and the data is said before anything heavy starts.
   config_lib.check_training(config)
   clips = datasets.read_clips(Path(config.data.root), datasets.split(Path(config.data.root), 'train'), need_masks=True)
-  photographs = datasets.read_photographs(Path(config.data.stills)) if config.data.stills else []
+  photographs = []
+  if config.data.stills_fraction > 0:
+    photographs = datasets.read_photographs(Path(config.data.stills))
+  elif config.data.stills:
+    logging.warning('data.stills is not used: data.stills_fraction is 0')
   datasets.check_pairs(clips, photographs)
   source = input_pipeline.pair_source(config, clips, photographs, jax.process_count())
   alone = jax.process_count() == 1

@@ -82,6 +82,12 @@ def test_a_missing_data_set_is_said_before_anything_is_built(config, tmp_path):
     train.train(config, tmp_path / 'work')
 
 
+def test_photographs_without_a_share_of_them_are_not_read(config, tmp_path, caplog):
+  config.data.stills, config.steps = str(tmp_path / 'nowhere'), 1
+  train.train(config, tmp_path / 'work')
+  assert 'data.stills is not used: data.stills_fraction is 0' in caplog.messages
+
+
 def test_the_model_with_the_highest_validation_score_is_kept(config, tmp_path):
   config.evaluate.every, config.steps, config.checkpoint.keep = 1, 3, 1
   scores = iter([{'J': 0.3, 'F': 0.1}, {'J': 0.5, 'F': 0.2}, {'J': 0.4, 'F': 0.9}])
