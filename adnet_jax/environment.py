@@ -50,7 +50,7 @@ def set_up(device: str | None = None, *, cache: bool | Path = True) -> None:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.05)
   elif isinstance(cache, Path):
     raise UsageError('compiled programs cannot be written there', cache, 'choose another --cache, or --no-cache')
-  _print_log_lines()
+  print_log_lines()
   devices = pretrained.find_devices(device)
   jax.config.update('jax_default_device', devices[0])
   if devices[0].platform == 'cpu' and device is None and gpu_without_jax():
@@ -120,7 +120,8 @@ class _PlainLines(std_logging.Handler):
     print(f'{kind}: {record.getMessage()}', file=sys.stderr)
 
 
-def _print_log_lines() -> None:
+def print_log_lines() -> None:
+  """From here on what is logged, by absl too, is a line on stderr: 'warning: ...' or 'note: ...'."""
   root = std_logging.getLogger()
   if not any(isinstance(handler, _PlainLines) for handler in root.handlers):
     root.addHandler(_PlainLines())

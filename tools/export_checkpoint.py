@@ -39,6 +39,9 @@ def _run(argv: list[str]) -> None:
   add('--debug', action='store_true', help='print the traceback of an error')
   a = parser.parse_args(argv)
   # Heavy imports only after everything cheap has been checked.
+  from adnet_jax import environment
+
+  environment.print_log_lines()  # before Orbax is there, which would have lines printed another way
   from adnet_jax import trained, weights
 
   weights.check_output(a.output, a.overwrite)
