@@ -5,7 +5,8 @@ r"""Table 1 of the paper with numbers of one's own: five given models, or all va
       --config.data.root=DAVIS --config.steps=400
 
 The first form scores model files; each file says which variant it is. The second trains every variant from the same
-configuration under each seed, into DIR/seed-0/VARIANT, and scores it; a run that was stopped goes on with --resume.
+configuration under each seed, into DIR/seed-0/VARIANT, and scores what its last step left (no validation on the way
+chooses another); a run that was stopped goes on with --resume.
 It trains the full network once more with both frames of a pair drawn at random (`both_frames_random`), of which the
 paper says without a number that it did slightly worse.
 Both write one score file a variant (OUT/VARIANT.json, DIR/seed-0/VARIANT.json) and Table 1 as `table1.md` beside them.
@@ -15,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -79,8 +79,7 @@ def train_variants(config: Any, seed: int, workdir: Path, **options: Any) -> dic
     predict.check_free(folder, overwrite=options['overwrite'], resume=options['resume'])
     folder.mkdir(parents=True, exist_ok=True)
     print(f'{name}, seed {seed}: {config.steps} steps into {folder}', file=sys.stderr)
-    validate = functools.partial(predict.validate, config, folder, device=options['device'])
-    train.train(config, folder, _Progress(config.steps), validate)
+    train.train(config, folder, _Progress(config.steps))
     found[name] = _keep(predict.evaluate(config, folder, **options), name, workdir)
   return found
 
