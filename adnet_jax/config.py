@@ -63,7 +63,10 @@ KEYS: dict[str, Key] = {
   ),
   'model.backbone': Key(
     'resnet101',
-    *_one_of('resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152', 'efficientnet_lite0', 'efficientnet_lite2'),
+    *_one_of(
+      *('resnet10', 'resnet18', 'resnet34', 'resnet50', 'resnet101', 'resnet152'),
+      *('efficientnet_lite0', 'efficientnet_lite2'),
+    ),
     'paper Sec. 4',
   ),
   'model.stem': Key('deep', *_one_of('deep', 'conv7x7', 'efficientnet'), 'the released networks'),

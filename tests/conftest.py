@@ -22,6 +22,7 @@ hypothesis.settings.load_profile('deterministic')
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_numpy_rank_promotion', 'raise')  # a missing axis must not broadcast in silence
 
+COMPILED_SECONDS = 0.1  # of compiling, from which a program is kept
 SHARED = Path(__file__).resolve().parents[2] / 'shared'
 
 
@@ -92,23 +93,27 @@ def training_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
   return tiny_training.write_data(tmp_path_factory.mktemp('training'))
 
 
+@pytest.fixture(scope='session', autouse=True)
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+  """The folder of compiled programs that is in use: many tests have their programs in common, each compiled once."""
+  folder = tmp_path_factory.mktemp('compiled')
+  jax.config.update('jax_compilation_cache_dir', str(folder))
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', COMPILED_SECONDS)
+  return folder
+
+
 @pytest.fixture(scope='module')
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-  """A folder of compiled programs that is in use: most tiny trainings are one program, compiled once a session."""
-  settings = {
-    'jax_compilation_cache_dir': str(tmp_path_factory.getbasetemp() / 'compiled'),
-    'jax_persistent_cache_min_compile_time_secs': 0.5,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  yield Path(settings['jax_compilation_cache_dir'])
-  for name, value in before.items():
-    jax.config.update(name, value)
+def compiled_hastily() -> Iterator[None]:
+  """Here and in the processes started from here XLA optimises little: for tests of what surrounds the arithmetic."""
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setenv('JAX_DISABLE_MOST_OPTIMIZATIONS', '1')
+    jax.config.update('jax_disable_most_optimizations', True)
+    yield
+    jax.config.update('jax_disable_most_optimizations', False)
 
 
 @pytest.fixture
-def training_config(training_root: Path, compiled: Path):
+def training_config(training_root: Path):
   """The configuration of tiny_training.py."""
   import tiny_training
 

@@ -19,9 +19,12 @@ ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / 'tools' / 'accelerator.sh'
 TRAINING = 'compact-481'
 
-pytestmark = pytest.mark.skipif(
-  not all(map(shutil.which, ('bash', 'timeout', 'tar', 'gzip', 'split'))), reason='needs bash and the usual tools'
-)
+pytestmark = [
+  pytest.mark.usefixtures('compiled_hastily'),
+  pytest.mark.skipif(
+    not all(map(shutil.which, ('bash', 'timeout', 'tar', 'gzip', 'split'))), reason='needs bash and the usual tools'
+  ),
+]
 
 
 def start(folder: Path, **variables: object) -> subprocess.Popen:

@@ -23,7 +23,7 @@ def test_model_without_the_oracle(tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(oracle, 'build', lambda *_: (None, 'torch is not installed'))
   report = run(tmp_path, 'model', '--variant', 'baseline')
   ours, product, theirs = report['sections']['model']
-  assert ours['what'] == 'baseline resnet18 65x33: ours, float32' and ours['best s'] > 0
+  assert ours['what'] == 'baseline resnet10 65x33: ours, float32' and ours['best s'] > 0
   assert ours['of product'] == pytest.approx(ours['TFLOP/s'] / product['TFLOP/s'])
   assert theirs == {'what': 'PyTorch: not measured, torch is not installed'}
   assert 'not measured' in capsys.readouterr().out

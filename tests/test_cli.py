@@ -250,7 +250,7 @@ def test_score(commands, tmp_path, capsys):
 
 def test_info_and_doctor(commands, tiny_model, capsys):
   assert commands('info', 'tiny') == 0
-  assert tiny.TERMS in (text := capsys.readouterr().out) and 'resnet18' in text and '129x65' in text
+  assert tiny.TERMS in (text := capsys.readouterr().out) and 'resnet10' in text and '129x65' in text
   assert commands('info') == 0
   assert str(tiny_model) in (text := capsys.readouterr().out) and 'looked in: ' in text
   assert commands('doctor') == 0

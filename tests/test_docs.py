@@ -128,11 +128,11 @@ def test_masks_of_every_form_mean_the_same(own_clips):
       assert image[mask > 0].mean() > image[mask == 0].mean() + 50
 
 
-def test_a_training_with_the_folder_configuration(own_clips, tiny_model, compiled, tmp_path, monkeypatch, capsys):
+def test_a_training_with_the_folder_configuration(own_clips, tiny_model, tmp_path, monkeypatch, capsys):
   """Its recipe with a network that compiles in seconds; the train_on_tpu notebook takes the bundled one."""
   from adnet_jax import train, weights
 
-  network = {'backbone': 'resnet18', 'stem': 'conv7x7', 'output_stride': 16, 'aspp_width': 16, 'embedding': 16}
+  network = {'backbone': 'resnet10', 'stem': 'conv7x7', 'output_stride': 16, 'aspp_width': 16, 'embedding': 16}
   small = [f'model.{key}={value}' for key, value in network.items()]
   values = [f'data.root={own_clips}', f'init.weights={tiny_model}', 'data.crop=33', 'steps=2', 'batch=2', 'devices=1']
   # A trunk that stands still needs no gradient, which is most of compiling.

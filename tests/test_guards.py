@@ -18,6 +18,8 @@ import tiny_training
 import adnet_jax
 from adnet_jax import errors, train
 
+pytestmark = pytest.mark.usefixtures('compiled_hastily')
+
 ROOT = Path(__file__).resolve().parents[1]
 DAVIS = str(ROOT / 'configs' / 'davis.py')
 

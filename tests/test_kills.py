@@ -22,6 +22,8 @@ import pytest
 import safetensors.numpy
 import tiny_training
 
+pytestmark = pytest.mark.usefixtures('compiled_hastily')
+
 ROOT = Path(__file__).resolve().parents[1]
 KILLS = int(os.environ.get('ADNET_KILLS', '3'))
 STEPS = 3 * KILLS + 6

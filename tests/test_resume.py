@@ -14,6 +14,8 @@ from adnet_jax.data import datasets
 from adnet_jax.metadata import Metadata
 from adnet_jax.models import adnet
 
+pytestmark = pytest.mark.usefixtures('compiled_hastily')
+
 METADATA = Metadata(adnet.Architecture(), 'torchvision', (857, 481), 'made', 'free', 'a test')
 
 

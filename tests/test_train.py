@@ -15,6 +15,8 @@ import safetensors.numpy
 from adnet_jax import errors, resume, train, weights
 from adnet_jax.models import adnet
 
+pytestmark = pytest.mark.usefixtures('compiled_hastily')
+
 
 @pytest.fixture
 def root(training_root):
@@ -42,7 +44,7 @@ def test_training_writes_a_model_a_log_and_learns(config, tmp_path):
   assert np.mean([line['loss'] for line in log[-5:]]) < 0.85 * np.mean([line['loss'] for line in log[:5]])
   model, metadata = weights.load(final)
   assert metadata.architecture == adnet.Architecture(
-    backbone='resnet18', stem='conv7x7', output_stride=16, aspp_width=8, embedding=8
+    backbone='resnet10', stem='conv7x7', output_stride=16, aspp_width=8, embedding=8
   )
   assert metadata.normalization == 'torchvision'
   assert model(jnp.zeros((1, 33, 33, 3)), jnp.zeros((1, 33, 33, 3))).shape == (1, 3, 3, 1)

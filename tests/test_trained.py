@@ -12,9 +12,11 @@ import safetensors.numpy
 from adnet_jax import errors, resume, step, train, trained, weights
 from tools import export_checkpoint
 
+pytestmark = pytest.mark.usefixtures('compiled_hastily')
+
 
 @pytest.fixture(scope='module')
-def workdir(training_root, compiled, tmp_path_factory):
+def workdir(training_root, tmp_path_factory):
   """A finished training of four steps with averaged weights; checkpoints 2 and 4."""
   import tiny_training
 

@@ -21,11 +21,11 @@ TERMS = 'terms of a test'
 
 def architecture(variant: str = 'full') -> adnet.Architecture:
   return adnet.Architecture(
-    variant=variant, backbone='resnet18', stem='conv7x7', output_stride=16, aspp_width=16, embedding=16
+    variant=variant, backbone='resnet10', stem='conv7x7', output_stride=16, aspp_width=16, embedding=16
   )
 
 
-def write_model(path: Path, variant: str = 'full', seed: int = 0) -> Path:
+def write_model(path: Path, variant: str = 'full', seed: int = 5) -> Path:
   """A model file whose masks of `frames` hold both values: random, its BatchNorm set to what such frames make."""
   rng = np.random.default_rng(seed)
   arrays = {}

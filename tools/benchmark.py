@@ -64,10 +64,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 TINY_KEYS = (
-  'model.backbone=resnet18 model.stem=conv7x7 model.aspp_width=8 model.embedding=8 optim.frozen_stages=4 data.crop=33 '
+  'model.backbone=resnet10 model.stem=conv7x7 model.aspp_width=8 model.embedding=8 optim.frozen_stages=4 data.crop=33 '
   'data.stills_fraction=0 batch=2'
 )
-TINY = {'backbone': 'resnet18', 'size': (65, 33), 'repeats': 1, 'frames': 3, 'network_size': (65, 33), 'samples': 4}
+TINY = {'backbone': 'resnet10', 'size': (65, 33), 'repeats': 1, 'frames': 3, 'network_size': (65, 33), 'samples': 4}
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -29,6 +29,8 @@ TAPS_FROM_DILATION = 8
 # a CPU: with fewer channels its transforms cost what it saves.
 WINOGRAD_CHANNELS = 128
 WINOGRAD_SHARE = 0.6
+# How many random numbers are drawn at once (`uniform_fan_in`).
+DRAWS = (1 << 10, 1 << 14, 1 << 18, 1 << 20, 1 << 22, 1 << 24)
 
 
 def symmetric_padding(size: Sequence[int], dilation: int) -> Padding:
@@ -267,7 +269,15 @@ def _initial(make: Callable[[], jax.Array], shape: tuple[int, ...]) -> Any:
 def uniform_fan_in(key: jax.Array, shape: Sequence[int], fan_in: int) -> jax.Array:
   """PyTorch's default initialiser of convolutions and their biases: U(-1, 1) / sqrt(fan_in)."""
   bound = 1 / math.sqrt(fan_in)
-  return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+  # Each length of a draw is a program to compile: one of a few lengths is drawn, and what is too much cut off.
+  count = math.prod(shape)
+  length = next((length for length in DRAWS if length >= count), count)
+  return _first(jax.random.uniform(key, (length,), jnp.float32, -bound, bound), tuple(shape))
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _first(drawn: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+  return drawn[: math.prod(shape)].reshape(shape)
 
 
 def folded(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from adnet_jax.models import layers
 
 BLOCKS = {
+  'resnet10': ('basic', (1, 1, 1, 1)),
   'resnet18': ('basic', (2, 2, 2, 2)),
   'resnet34': ('basic', (3, 4, 6, 3)),
   'resnet50': ('bottleneck', (3, 4, 6, 3)),
