@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from jax.experimental import multihost_utils
 
-from adnet_jax import orbax_noise
+from adnet_jax import distributed, orbax_noise
 from adnet_jax.errors import WeightsError
 
 # Key of the record that holds the arrays' checksums and, under '', its own. Orbax reads an array with a flipped bit
@@ -92,6 +92,7 @@ class Checkpoints:
     return self.failure is None
 
   def _failed(self, error: Exception) -> None:
+    distributed.await_loss()  # Orbax's threads talk to those of the other processes
     self.failure = _one_line(error)
     logging.error(
       'checkpoint %s in %s could not be saved, training goes on: %s', self._saving, self.folder, self.failure

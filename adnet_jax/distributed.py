@@ -111,6 +111,8 @@ def joined(where: Place | None, timeout: int = TIMEOUT) -> Iterator[None]:
   try:
     yield
   except BaseException as error:
+    if type(error).__name__ == 'JaxRuntimeError':
+      await_loss()
     star.say_end(str(error) or type(error).__name__)
     raise
   star.finish()
@@ -131,6 +133,12 @@ def _end(status: int, line: str) -> NoReturn:
   """Ends the process with an error, whatever its main thread waits for."""
   os.write(2, f'error: {" ".join(line.split())}\n'.encode())
   exits.leave(status)
+
+
+def await_loss() -> None:
+  """Where a collective failed: if that was a lost process, its connection ends this one now, naming it (fault 28)."""
+  if _star is not None:
+    time.sleep(1)
 
 
 class _Star:
@@ -228,7 +236,7 @@ class _Star:
 
   def _aborted(self) -> None:
     """JAX's runtime is about to abort: mostly since process 0, which it depends on, is gone."""
-    time.sleep(1)  # the connection may say which, and end this
+    await_loss()
     _end(_LOST, str(DeviceError(self._why, None, f'where another process was lost, {_SAME_COMMAND}')))
 
   def say_end(self, why: str) -> None:

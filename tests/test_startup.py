@@ -73,7 +73,7 @@ def test_bash_completes_commands_options_and_choices(script, tmp_path, words, ex
   before = words[-2] if len(words) > 1 else 'adnet'
   typed = ' '.join(f"'{word}'" for word in words)
   run = subprocess.run(
-    ['bash', '-c', f"source adnet; COMP_WORDS=(adnet {typed}); COMP_CWORD={len(words)}; "
+    ['bash', '-c', f"source ./adnet; COMP_WORDS=(adnet {typed}); COMP_CWORD={len(words)}; "
      f"_shtab_adnet adnet '{words[-1]}' '{before}'; echo \"${{COMPREPLY[@]}}\""],
     capture_output=True, text=True, check=True, cwd=tmp_path,
   )  # fmt: skip
