@@ -25,9 +25,11 @@ from adnet_jax.models.platforms import target_platform
 # multiplies the padding too. CPU milliseconds of plain and taps, one core, 61 x 108 x 512 -> 512: dilation 4 253 and
 # 299, 8 272 and 277, 16 311 and 242 (docs/performance.md, "CPU convolutions", has the machine and the other forms).
 TAPS_FROM_DILATION = 8
-# From how many channels in, and up to which share of the other forms' products, Winograd's form is used in inference on
-# a CPU: with fewer channels its transforms cost what it saves.
+# From how many channels in and pixels of the map, and up to which share of the other forms' products, Winograd's form is
+# used in inference on a CPU: with fewer its transforms cost what it saves, and they are many programs to compile.
+# Milliseconds of plain and Winograd, two cores, 256 -> 256: 13 x 23 3.3 and 4.1, 19 x 33 6.7 and 7.7, 28 x 49 13 and 6.
 WINOGRAD_CHANNELS = 128
+WINOGRAD_PIXELS = 1000
 WINOGRAD_SHARE = 0.6
 # How many random numbers are drawn at once (`uniform_fan_in`).
 DRAWS = (1 << 10, 1 << 14, 1 << 18, 1 << 20, 1 << 22, 1 << 24)
@@ -76,6 +78,8 @@ def _winograd_tile(x: jax.Array, kernel: jax.Array, dilation: int, padding: Padd
   if not wide or x.dtype != jnp.float32 or padding != symmetric_padding((3, 3), dilation):
     return None
   size = x.shape[1], x.shape[2]
+  if math.prod(size) < WINOGRAD_PIXELS:
+    return None
 
   def cheapest(outputs: int) -> int:
     return min(convolutions.POINTS, key=lambda m: convolutions.winograd_products((outputs, 1), dilation, (m, 1)))
