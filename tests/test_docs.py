@@ -17,6 +17,7 @@ from PIL import Image
 from adnet_jax import cli, config, errors, main
 from adnet_jax.data import datasets
 
+pytestmark = pytest.mark.usefixtures('compiled_hastily')
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / 'docs'
 PAGES = sorted(DOCS.glob('*.md'))

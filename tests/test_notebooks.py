@@ -12,6 +12,7 @@ import pytest
 
 nbformat = pytest.importorskip('nbformat')
 
+pytestmark = pytest.mark.usefixtures('compiled_hastily')
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = sorted((ROOT / 'colabs').glob('*.ipynb'))
 NAMES = {'segment_your_video', 'train_on_tpu', 'convert_and_check_weights', 'explore_similarities'}

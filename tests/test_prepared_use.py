@@ -13,6 +13,8 @@ from adnet_jax import predict, train
 from adnet_jax.data import datasets, input_pipeline, prepare
 from adnet_jax.masks import read_mask
 
+pytestmark = pytest.mark.usefixtures('compiled_hastily')
+
 
 def write_raw(kind, root):
   if kind == 'davis2016':

@@ -20,6 +20,8 @@ from adnet_jax.errors import UsageError
 from adnet_jax.models import layers
 from adnet_jax.segmenter import Segmenter
 
+pytestmark = pytest.mark.usefixtures('compiled_hastily')
+
 
 def windowed(probabilities: np.ndarray, picture: np.ndarray, radius: int) -> np.ndarray:
   """The guided filter as its paper defines it (equations 19 to 21), window by window, guide and target of one size."""

@@ -25,8 +25,8 @@ from adnet_jax.models.platforms import target_platform
 # multiplies the padding too. CPU milliseconds of plain and taps, one core, 61 x 108 x 512 -> 512: dilation 4 253 and
 # 299, 8 272 and 277, 16 311 and 242 (docs/performance.md, "CPU convolutions", has the machine and the other forms).
 TAPS_FROM_DILATION = 8
-# From how many channels in and pixels of the map, and up to which share of the other forms' products, Winograd's form is
-# used in inference on a CPU: with fewer its transforms cost what it saves, and they are many programs to compile.
+# From how many channels in and pixels of the map, and up to which share of the other forms' products, Winograd's form
+# is used in inference on a CPU: with fewer its transforms cost what it saves, and they are many programs to compile.
 # Milliseconds of plain and Winograd, two cores, 256 -> 256: 13 x 23 3.3 and 4.1, 19 x 33 6.7 and 7.7, 28 x 49 13 and 6.
 WINOGRAD_CHANNELS = 128
 WINOGRAD_PIXELS = 1000
