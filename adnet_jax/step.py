@@ -247,10 +247,10 @@ def train_step(trainer: Trainer, state: Tree, batch: dict[str, jax.Array]) -> tu
   learnt = jax.tree.map(jnp.add, state['learnt'], updates)
   new = {**state, 'learnt': learnt, 'statistics': statistics, 'optimizer': opt_state}
   if 'average' in state:
-    # Early on the average follows faster, or it would remember the random start.
+    # Early on the average follows faster, or it would remember the random start. What stands still keeps its bits.
     decay = jnp.minimum(c.optim.ema, (1 + state['step']) / (10 + state['step']))
     new['average'] = jax.tree.map(
-      lambda old, now: decay * old + (1 - decay) * now, state['average'], {'learnt': learnt, 'statistics': statistics}
+      lambda old, now: old + (1 - decay) * (now - old), state['average'], {'learnt': learnt, 'statistics': statistics}
     )
   finite = jnp.isfinite(loss) & jnp.isfinite(norm)
   new = jax.tree.map(lambda now, old: jnp.where(finite, now, old), new, state)
