@@ -275,7 +275,7 @@ def _devices(ray: Any, device: str | None, workers: int | None, local: bool) -> 
   if device is None and accelerators == ['gpu'] and environment.gpu_without_jax():
     accelerators = []  # the workers say so
   kind = device or (accelerators or ['cpu'])[0]
-  nodes = sum(node['Alive'] for node in ray.nodes())
+  nodes = sum(node['Alive'] and node['Resources'].get('CPU', 0) >= 1 for node in ray.nodes())  # not a bare head
   count = nodes if kind == 'cpu' else int(there.get(RESOURCES[kind], 0))
   if not count and (local or workers is None):
     advice = 'adnet doctor says more' if local else 'name --workers if its machines come later'
