@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from adnet_jax import anchors, background, clip_files, reuse, video
+from adnet_jax import anchors, background, clip_files, reuse, signals, video
 from adnet_jax import masks as mask_files
 from adnet_jax.clip_files import Outputs, check_free
 from adnet_jax.errors import DataError, UsageError
@@ -287,7 +287,11 @@ class _Run:
     return same and sum(waiting.image.nbytes for waiting, _, _ in pending) < WAITING_BYTES
 
   def write(self, item: Item, writing: background.WriteBehind, writers: dict[str, clip_files.Writer]) -> None:
-    """Hands a frame's files to the writing threads."""
+    """Hands a frame's files to the writing threads: all of them, or what is interrupted has masks and no overlay."""
+    with signals.held_back():
+      self._hand_over(item, writing, writers)
+
+  def _hand_over(self, item: Item, writing: background.WriteBehind, writers: dict[str, clip_files.Writer]) -> None:
     frame, mask, probability = item[:3]
     self.frames += 1
     self.empty += not mask.any()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import tiny
 
-from adnet_jax import pipeline, video
+from adnet_jax import background, pipeline, video
 from adnet_jax.errors import DataError, UsageError
 from adnet_jax.masks import read_mask
 from adnet_jax.pipeline import Outputs, check_free, segment_clip
@@ -232,6 +233,25 @@ def test_an_overlay_that_cannot_be_written_is_not_begun_again(segmenter, clip, t
   with pytest.raises(DataError, match='disk full'):
     segment_clip(segmenter, video.open_source(clip), tmp_path / 'out', Outputs())
   assert len(calls) == 3 and 'overlay.mp4' not in names(tmp_path / 'out')
+
+
+def test_ctrl_c_between_the_files_of_a_frame_leaves_it_whole(segmenter, clip, tmp_path, monkeypatch):
+  submit = background.WriteBehind.submit
+
+  def interrupted(self, stage, size, function, *arguments):
+    submit(self, stage, size, function, *arguments)
+    if function is video.write_mask and arguments[0].stem == '00003':
+      signal.raise_signal(signal.SIGINT)
+
+  monkeypatch.setattr(background.WriteBehind, 'submit', interrupted)
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  try:
+    with pytest.raises(KeyboardInterrupt):
+      segment_clip(segmenter, video.open_source(clip), tmp_path / 'out', Outputs(heatmaps=True))
+  finally:
+    signal.signal(signal.SIGINT, before)
+  assert len(names(tmp_path / 'out' / 'masks')) == len(names(tmp_path / 'out' / 'heatmaps')) == 4
+  assert overlay_frames(tmp_path / 'out' / 'overlay.mp4') == 4
 
 
 def test_without_pyav_there_is_no_overlay_and_it_is_said(segmenter, clip, tmp_path, monkeypatch):
