@@ -15,7 +15,10 @@ from adnet_jax.errors import AdnetError
 
 TERMINATED = 75
 INTERRUPTED = 130
-_STOPPED = 'stopped (SIGTERM): what was written is kept, --resume goes on'
+_STOPPED = {
+  signal.SIGINT: (INTERRUPTED, 'interrupted (Ctrl-C): what was written is kept, --resume goes on'),
+  signal.SIGTERM: (TERMINATED, 'stopped (SIGTERM): what was written is kept, --resume goes on'),
+}
 
 
 class _Terminated(BaseException):
@@ -29,7 +32,7 @@ def guarded(function: Callable[[], int | None], *, debug: bool = False) -> int:
     function: the command; None counts as 0. A SystemExit from it, as argparse raises, gives its own code.
     debug: whether an error's traceback is printed too.
   """
-  with _sigterm_raises() as signals:
+  with _signals_raise() as received:
     try:
       status = function() or 0
       # A closed pipe is noticed here at the latest, not by the interpreter on its way out.
@@ -43,9 +46,9 @@ def guarded(function: Callable[[], int | None], *, debug: bool = False) -> int:
     except AdnetError as error:
       return _report(str(error), error.exit_code, debug)
     except KeyboardInterrupt:
-      return _report('interrupted (Ctrl-C): what was written is kept, --resume goes on', INTERRUPTED, debug)
+      return _report_signal(signal.SIGINT, debug)
     except _Terminated:
-      return _report(_STOPPED, TERMINATED, debug)
+      return _report_signal(signal.SIGTERM, debug)
     except BrokenPipeError:
       # Whoever read our output has seen enough.
       _leave_closed_pipes()
@@ -55,8 +58,8 @@ def guarded(function: Callable[[], int | None], *, debug: bool = False) -> int:
     except Exception as error:
       if type(error).__name__ == 'JaxRuntimeError' and 'RESOURCE_EXHAUSTED' in str(error):
         return _report('out of device memory: give a smaller size or batch', 6, debug)
-      if signals:  # what SIGTERM raised was turned into this, as by a library whose import it met
-        return _report(_STOPPED, TERMINATED, debug)
+      if received:  # what the signal raised was turned into this, as by a library whose import it met
+        return _report_signal(received[0], debug)
       what = f'{type(error).__name__}: {error} (a defect of adnet-jax): run again with --debug and report it'
       return _report(what, 1, debug)
 
@@ -70,33 +73,38 @@ def leave(status: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _sigterm_raises() -> Iterator[list[int]]:
-  """SIGTERM ends a command as Ctrl-C does, with its files whole; the training loop has a handler of its own.
+def _signals_raise() -> Iterator[list[signal.Signals]]:
+  """SIGTERM ends a command as Ctrl-C does, with its files whole; the training loop has handlers of its own.
 
   Yields the signals that came so far. Python drops what a handler raises in a callback of the garbage collector or of
-  compiled code: the signal is then sent once more.
+  compiled code: the signal is then sent once more. Where Ctrl-C is ignored, as in a shell's background, it stays so.
   """
-  received: list[int] = []
+  received: list[signal.Signals] = []
+  exceptions = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: _Terminated}
 
   def stop(number: int, _frame: object) -> None:
-    received.append(number)
-    raise _Terminated
+    received.append(signal.Signals(number))
+    raise exceptions[received[-1]]
 
   def dropped(unraisable: sys.UnraisableHookArgs) -> None:
-    if unraisable.exc_type is _Terminated:
-      threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGTERM)).start()
-    else:
-      hook(unraisable)
+    for number, exception in exceptions.items():
+      if unraisable.exc_type is exception:
+        threading.Timer(0.1, os.kill, (os.getpid(), number)).start()
+        return
+    hook(unraisable)
 
   if threading.current_thread() is not threading.main_thread():
     yield received
     return
-  before, hook = signal.signal(signal.SIGTERM, stop), sys.unraisablehook
+  if signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    del exceptions[signal.SIGINT]
+  before, hook = {number: signal.signal(number, stop) for number in exceptions}, sys.unraisablehook
   sys.unraisablehook = dropped
   try:
     yield received
   finally:
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+      signal.signal(number, handler)
     sys.unraisablehook = hook
 
 
@@ -110,6 +118,11 @@ def _leave_closed_pipes() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, stream.fileno())
         os.close(nowhere)
+
+
+def _report_signal(number: signal.Signals, debug: bool) -> int:
+  code, text = _STOPPED[number]
+  return _report(text, code, debug)
 
 
 def _report(text: str, code: int, debug: bool) -> int:

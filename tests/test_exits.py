@@ -48,35 +48,60 @@ def test_debug_adds_the_traceback(capsys):
   assert 'Traceback' in (stderr := capsys.readouterr().err) and stderr.endswith('error: what (where)\n')
 
 
-def test_results_and_sigterm(capsys):
-  before = signal.getsignal(signal.SIGTERM)
+@pytest.fixture
+def foreground():
+  """As in a shell's foreground: its background jobs start with Ctrl-C ignored."""
+  before = signal.signal(signal.SIGINT, signal.default_int_handler)
+  yield
+  signal.signal(signal.SIGINT, before)
+
+
+SIGNALS = pytest.mark.parametrize(
+  ('number', 'code', 'text'),
+  [(signal.SIGTERM, 75, 'stopped (SIGTERM)'), (signal.SIGINT, 130, 'interrupted (Ctrl-C)')],
+)
+
+
+@SIGNALS
+def test_results_and_signals(foreground, number, code, text, capsys):
+  before = signal.getsignal(number)
   assert exits.guarded(lambda: None) == 0 and exits.guarded(lambda: 3) == 3
-  assert exits.guarded(lambda: os.kill(os.getpid(), signal.SIGTERM)) == 75
-  assert 'SIGTERM' in capsys.readouterr().err and signal.getsignal(signal.SIGTERM) is before
+  assert exits.guarded(lambda: os.kill(os.getpid(), number)) == code
+  assert text in capsys.readouterr().err and signal.getsignal(number) is before
 
 
-def test_sigterm_where_python_drops_exceptions():
+@SIGNALS
+def test_signals_where_python_drops_exceptions(foreground, number, code, text):
   class Last:
     def __del__(self):
-      os.kill(os.getpid(), signal.SIGTERM)
+      os.kill(os.getpid(), number)
       time.sleep(0.01)  # the handler runs here, and nobody sees what it raises
 
   def delete():
     Last()
     time.sleep(30)
 
-  assert exits.guarded(delete) == 75
+  assert exits.guarded(delete) == code
 
 
-def test_sigterm_that_a_library_turns_into_an_error(capsys):
+@SIGNALS
+def test_signals_that_a_library_turns_into_an_error(foreground, number, code, text, capsys):
   def meet():
     try:
-      os.kill(os.getpid(), signal.SIGTERM)
+      os.kill(os.getpid(), number)
       time.sleep(30)
     except BaseException as error:
       raise ImportError('Encountered an error while initializing the extension.') from error
 
-  assert exits.guarded(meet) == 75 and 'stopped (SIGTERM)' in capsys.readouterr().err
+  assert exits.guarded(meet) == code and text in capsys.readouterr().err
+
+
+def test_an_ignored_ctrl_c_stays_ignored():
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    assert exits.guarded(lambda: os.kill(os.getpid(), signal.SIGINT)) == 0
+  finally:
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.parametrize('stream', ['stdout', 'stderr'])
