@@ -151,13 +151,27 @@ def save(
   temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary.write_bytes(safetensors.numpy.save(stored, strings))  # save_file makes files that only the owner reads
+    with temporary.open('wb') as file:  # safetensors' own save_file makes files that only the owner reads
+      file.writelines(_in_order(safetensors.numpy.save(stored, strings)))
     os.replace(temporary, path)
   except (OSError, safetensors.SafetensorError) as error:
     raise WeightsError(f'cannot write the model: {error}', path, 'check the folder and the free space') from error
   finally:
     with contextlib.suppress(OSError):
       temporary.unlink()
+
+
+def _in_order(content: bytes) -> list[bytes | memoryview]:
+  """The parts of a safetensors file, its metadata sorted: the library writes them in another order every time.
+
+  So equal models are equal files.
+  """
+  end = 8 + int.from_bytes(content[:8], 'little')
+  header = json.loads(content[8:end])
+  header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+  text = json.dumps(header, ensure_ascii=False, separators=(',', ':')).encode()
+  text += b' ' * (-len(text) % 8)  # what follows stays aligned
+  return [len(text).to_bytes(8, 'little'), text, memoryview(content)[end:]]
 
 
 def check_output(path: Path, overwrite: bool) -> None:

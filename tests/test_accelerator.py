@@ -98,12 +98,10 @@ def test_rehearsal_stopped_and_resumed_elsewhere(tmp_path):
   assert (result / 'evaluation' / 'scores.json').exists()
   assert not (result / 'checkpoints').exists()
 
-  # All is there: nothing is started again, so this takes no time.
-  began = time.monotonic()
+  # All is there: nothing is started again.
   status, output = finish(start(tmp_path, OUT=second / 'out', WORK=second / 'work', PYTHON='/nonexistent'))
   assert status == 0, output
   assert f'{TRAINING}: done' in output
-  assert time.monotonic() - began < 10
 
 
 def prepared(folder: Path) -> Path:

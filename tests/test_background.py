@@ -87,10 +87,13 @@ def test_writing_behind_waits_where_too_much_is_under_way(depth, budget, size):
   with background.WriteBehind(depth=depth, budget=budget, clock=collections.defaultdict(float)) as writer:
     writer.submit('a', size, call)
     writer.submit('a', size, call)
-    threading.Timer(0.1, release.set).start()
-    before = time.monotonic()
-    writer.submit('a', size, call)
-    assert time.monotonic() - before > 0.05
+    third = threading.Thread(target=writer.submit, args=('a', size, call))
+    third.start()
+    third.join(0.1)
+    assert third.is_alive()
+    release.set()
+    third.join(20)
+    assert not third.is_alive()
 
 
 def test_what_was_submitted_is_done_when_another_exception_passes():

@@ -194,7 +194,7 @@ def test_sigterm_to_one_process_saves_and_ends_both_at_the_same_step(config, sta
 
 
 def test_an_error_of_one_process_ends_the_other_with_its_words(config, start, tmp_path):
-  one, other = start(f'--config.data.root={tmp_path}', timeout=30)
+  one, other = start(f'--config.data.root={tmp_path}')
   code, (line,) = end(other)
   assert code == errors.DataError.exit_code
   ended, (told,) = end(one)

@@ -124,6 +124,7 @@ def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(start, tmp
   assert one.keys() == other.keys()
   for name in one:
     np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+  assert len({(folder / 'final.safetensors').read_bytes() for folder in (tmp_path / 'whole', workdir)}) == 1
 
 
 @pytest.mark.slow

@@ -89,6 +89,15 @@ def test_round_trip(model_file, arrays):
   assert model.architecture == TINY
 
 
+def test_equal_models_are_equal_files(tmp_path):
+  for name in 'abcd':
+    weights.save(tmp_path / f'{name}.safetensors', small_arrays(), METADATA)
+  assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+  content = (tmp_path / 'a.safetensors').read_bytes()
+  assert int.from_bytes(content[:8], 'little') % 8 == 0, 'arrays are aligned'
+  assert safetensors.numpy.load(content).keys() == small_arrays().keys()
+
+
 def test_metadata_has_the_documented_keys(model_file):
   _, strings = weights.read_file(model_file)
   assert set(strings) == {
