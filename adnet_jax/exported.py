@@ -24,7 +24,7 @@ from adnet_jax import weights
 from adnet_jax.errors import UsageError, WeightsError
 from adnet_jax.geometry import Size
 from adnet_jax.metadata import Metadata, parse_metadata
-from adnet_jax.models import layers
+from adnet_jax.models import layers, platforms
 from adnet_jax.normalization import normalize
 
 if TYPE_CHECKING:
@@ -170,12 +170,15 @@ def read(path: Path, device: jax.Device, dtype: str | None, fallback: Callable[[
     return None
   compute = jnp.dtype(dtypes[platform])
   programs = {key: arrays[key.name()].tobytes() for key in keys if key.platform == platform}
-  return ExportedModel(path, metadata, device, compute, _params(arrays, epsilons, compute), programs, fallback)
+  params = _params(arrays, epsilons, compute, device.platform)
+  return ExportedModel(path, metadata, device, compute, params, programs, fallback)
 
 
-def _params(arrays: Mapping[str, np.ndarray], epsilons: Mapping[str, float], dtype: jnp.dtype) -> dict[str, np.ndarray]:
+def _params(
+  arrays: Mapping[str, np.ndarray], epsilons: Mapping[str, float], dtype: jnp.dtype, platform: str
+) -> dict[str, np.ndarray]:
   """What `pretrained.Programs.params` holds, without building the network."""
-  params = {}
+  params: dict[str, np.ndarray] = {}
   for name, array in arrays.items():
     conv, _, last = name.rpartition('/')
     if last != 'kernel' or conv.startswith('auxiliary'):
@@ -184,7 +187,7 @@ def _params(arrays: Mapping[str, np.ndarray], epsilons: Mapping[str, float], dty
     if conv in epsilons:
       statistics = (np.asarray(arrays[f'{conv}/{part}'], np.float32) for part in ('scale', 'mean', 'var'))
       kernel, bias = layers.folded(kernel, bias, statistics, epsilons[conv])
-    params[name], params[f'{conv}/bias'] = kernel.astype(dtype), bias
+    params |= {at: platforms.stored(values, dtype, platform) for at, values in ((name, kernel), (f'{conv}/bias', bias))}
   return params
 
 
@@ -280,10 +283,11 @@ class ExportedModel:
       _say(self._path, "flatbuffers is not installed (pip install 'adnet-jax[export]')")
       return None
     try:
-      return jax.jit(jax.export.deserialize(bytearray(self._serialized[key])).call)
+      program = jax.export.deserialize(bytearray(self._serialized[key])).call
     except Exception as error:  # of another JAX: which exceptions its reader raises is not documented
       _say(self._path, f'its programs cannot be read by JAX {jax.__version__}: {" ".join(str(error).split())[:200]}')
       return None
+    return jax.jit(program, compiler_options=platforms.inference_options(self.devices[0].platform))
 
 
 def _platform(device: jax.Device) -> str:

@@ -6,6 +6,7 @@ Knows nothing of clips, protocols or files other than the model's.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ class Programs:
   """A network's functions for inference, to be compiled for devices here (`Model`) or exported (exported.py).
 
   Attributes:
-    params: name to array: kernels in the compute dtype with BatchNorm folded in, biases float32.
+    params: name to kernel or bias, BatchNorm folded in, as `platforms.stored` has it.
     dtype: compute dtype.
   """
 
@@ -51,17 +52,17 @@ class Programs:
       if isinstance(part, layers.Conv):
         part.fold()
     self._graph, state = nnx.split(module)
-    self.params: dict[str, jax.Array] = {}
+    self.params: dict[str, np.ndarray] = {}
     self._variables: list[tuple[str, tuple, Any]] = []
     for path, variable in nnx.to_flat_state(state):
       name, array = '/'.join(map(str, path)), variable[...]
-      # Cast once, not at every call.
-      self.params[name] = array.astype(self.dtype) if name.endswith('kernel') else array
       self._variables.append((name, path, variable.replace(jax.ShapeDtypeStruct(array.shape, array.dtype))))
+      self.params[name] = platforms.stored(array, self.dtype, platform)
 
   @contextlib.contextmanager
   def _network(self, params: Mapping[str, jax.Array]) -> Iterator[adnet.ADNet]:
-    state = nnx.from_flat_state([(path, variable.replace(params[name])) for name, path, variable in self._variables])
+    arrays = {name: platforms.from_stored(array, self._platform) for name, array in params.items()}
+    state = nnx.from_flat_state([(path, variable.replace(arrays[name])) for name, path, variable in self._variables])
     with platforms.lowering_for(self._platform), attention.kernels(self._mesh):
       yield nnx.merge(self._graph, state)
 
@@ -124,10 +125,11 @@ class Model:
     self._rows = NamedSharding(mesh, PartitionSpec('data')) if len(self.devices) > 1 else self._everywhere
     self._params = jax.device_put(programs.params, self._everywhere)
     programs.params = {}
-    self._embed = jax.jit(programs.embed, static_argnames='mirror')
+    jit = functools.partial(jax.jit, compiler_options=platforms.inference_options(self.devices[0].platform))
+    self._embed = jit(programs.embed, static_argnames='mirror')
     # Not one program with `embed`: an anchor's is a frame's, so that the trunk is traced and compiled once.
-    self._classify = jax.jit(programs.classify, static_argnames='blockwise')
-    self._logits = jax.jit(programs.logits)
+    self._classify = jit(programs.classify, static_argnames='blockwise')
+    self._logits = jit(programs.logits)
 
   @property
   def uses_anchor(self) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import jax
@@ -18,7 +18,7 @@ from absl import logging
 from adnet_jax import postprocess, refinement
 from adnet_jax.errors import DeviceError
 from adnet_jax.geometry import Size, check_frame, resize_frames, scaled
-from adnet_jax.models import layers
+from adnet_jax.models import layers, platforms
 
 if TYPE_CHECKING:
   from adnet_jax.segmenter import Segmenter
@@ -131,7 +131,7 @@ class Session:
     guide, radius = None, segmenter.refine_radius(self.base)
     if radius:
       guide = jax.device_put(_padded(np.stack(frames), padded), logits[0].sharding)
-    return combine(
+    return _combining(segmenter.model.devices[0].platform)(
       tuple(logits),
       np.float32(postprocess.RELEASED_THRESHOLD if released else segmenter.threshold),
       mirrored=mirrored,
@@ -209,7 +209,6 @@ def _padded(frames: np.ndarray, count: int) -> np.ndarray:
   return np.concatenate([frames, np.zeros((count - len(frames), *frames.shape[1:]), np.uint8)])
 
 
-@functools.partial(jax.jit, static_argnames=('mirrored', 'size', 'protocol', 'soft', 'packed', 'grid', 'radius'))
 def combine(
   logits: tuple[jax.Array, ...],
   threshold: jax.Array,
@@ -224,9 +223,6 @@ def combine(
   radius: int = 0,
 ) -> jax.Array:
   """Brings the outputs of scales and mirror images to the size of the masks, averages them and applies the threshold.
-
-  A program of its own: frames of another size do not compile the network anew, and what lies between the two never
-  leaves the device.
 
   Args:
     logits: (b, h', w', 1) float32, one for each scale and mirror image, h' and w' its own.
@@ -256,6 +252,17 @@ def combine(
     return mean
   masks = mean > threshold
   return jnp.packbits(masks, axis=2) if packed else masks
+
+
+@functools.cache
+def _combining(platform: str) -> Callable[..., jax.Array]:
+  """`combine` compiled for a platform.
+
+  A program of its own: frames of another size do not compile the network anew, and what lies between the two never
+  leaves the device.
+  """
+  static = ('mirrored', 'size', 'protocol', 'soft', 'packed', 'grid', 'radius')
+  return jax.jit(combine, static_argnames=static, compiler_options=platforms.inference_options(platform))
 
 
 def _reraise_unless_memory(error: Exception) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 
 import flax.nnx as nnx
 import jax
@@ -116,6 +117,74 @@ def test_gradients_of_the_tap_form():
   expected = gradients(lambda x, k: reference_conv(x, k, 1, 9, padding))
   for one, other in zip(found, expected, strict=True):
     assert_close(one, other)
+
+
+@pytest.mark.parametrize('by_taps', [False, True])
+@pytest.mark.parametrize(('size', 'dilation'), [((20, 11), 2), ((7, 9), 4), ((5, 6), 12)])
+def test_gradients_of_a_dilated_convolution_on_a_gpu(size, dilation, by_taps):
+  x, k, weight = normal(0, 2, *size, 3), normal(1, 3, 3, 3, 4), normal(2, 2, *size, 4)
+  padding = layers.symmetric_padding((3, 3), dilation)
+
+  def values_and_gradients(function):
+    return function(x, k), *jax.jit(jax.grad(lambda x, k: (function(x, k) * weight).sum(), (0, 1)))(x, k)
+
+  found = values_and_gradients(lambda x, k: convolutions.dilated(x, k, dilation, padding, by_taps))
+  expected = values_and_gradients(lambda x, k: reference_conv(x, k, 1, dilation, padding))
+  for one, other in zip(found, expected, strict=True):
+    assert_close(one, other)
+
+
+def test_no_convolution_on_a_gpu_has_a_window_of_the_whole_map():
+  """What XLA makes of the gradient of a dilated convolution's kernel, for which cuDNN has nothing fast."""
+  x, k = jnp.zeros((2, 30, 31, 4), jnp.bfloat16), jnp.zeros((3, 3, 4, 4), jnp.bfloat16)
+
+  def largest_kernel(platform, dilation):
+    padding = layers.symmetric_padding((3, 3), dilation)
+
+    def total(x, k):
+      return layers.conv(x, k, stride=1, dilation=dilation, padding=padding).astype(jnp.float32).sum()
+
+    with platforms.lowering_for(platform):
+      text = jax.jit(jax.grad(total, 1)).lower(x, k).as_text()
+    strides = re.findall(r'stablehlo.convolution.*window = {stride = \[(\d+), \d+\]', text)
+    return max(map(int, strides), default=1)
+
+  assert largest_kernel('tpu', 2) == 2, 'the window is the map, its stride the dilation'
+  assert largest_kernel('gpu', 2) == largest_kernel('gpu', 12) == 1
+
+
+@pytest.mark.parametrize('dilation', [2, 12])
+def test_no_frame_of_a_dilated_convolution_leaves_its_gpu(dilation):
+  mesh = jax.make_mesh((4,), ('data',), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:4])
+  rows, everywhere = (jax.NamedSharding(mesh, jax.P(*axes)) for axes in (('data',), ()))
+  x = jax.ShapeDtypeStruct((8, 33, 33, 4), jnp.float32, sharding=rows)
+  k = jax.ShapeDtypeStruct((3, 3, 4, 4), jnp.float32, sharding=everywhere)
+  padding = layers.symmetric_padding((3, 3), dilation)
+
+  def total(x, k):
+    return jnp.square(layers.conv(x, k, stride=1, dilation=dilation, padding=padding)).sum()
+
+  with platforms.lowering_for('gpu'), jax.set_mesh(mesh):
+    text = jax.jit(jax.grad(total, (0, 1))).lower(x, k).compile().as_text()
+  assert 'all-reduce' in text, "the kernel's gradient is summed"
+  assert not any(operation in text for operation in ('all-gather', 'all-to-all', 'collective-permute'))
+
+
+def test_a_1x1_convolution_on_a_gpu_is_a_product_where_cublas_need_not_pad():
+  def is_product(shape, dtype=jnp.bfloat16, stride=1):
+    x, k = jnp.zeros(shape, dtype), jnp.zeros((1, 1, 4, 4), dtype)
+    options = dict(stride=stride, dilation=1, padding=((0, 0), (0, 0)))
+    with platforms.lowering_for('gpu'):
+      jaxpr = str(jax.make_jaxpr(lambda x, k: layers.conv(x, k, **options))(x, k))
+    assert ('dot_general' in jaxpr) != ('conv_general_dilated' in jaxpr)
+    return 'dot_general' in jaxpr
+
+  assert is_product((2, 4, 5, 4)) and is_product((1, 3, 5, 4), jnp.float32) and is_product((1, 7, 3, 4), stride=2)
+  assert not is_product((1, 3, 5, 4)) and not is_product((1, 6, 5, 4), stride=2)
+  x, k = normal(0, 1, 6, 5, 4), normal(1, 1, 1, 4, 3)
+  with platforms.lowering_for('gpu'):
+    found = layers.conv(x.astype(jnp.bfloat16), k.astype(jnp.bfloat16), stride=2, dilation=1, padding=((0, 0), (0, 0)))
+  np.testing.assert_allclose(np.float32(found), x[:, ::2, ::2] @ k[0, 0], atol=0.05)
 
 
 def test_dilated_convolutions_become_matrix_products_on_a_cpu_only():
@@ -296,6 +365,18 @@ def test_activations():
   np.testing.assert_allclose(layers.relu(x), [0, 0, 0, 3, 7])
   np.testing.assert_allclose(layers.relu6(x), [0, 0, 0, 3, 6])
   np.testing.assert_allclose(jax.vmap(jax.grad(layers.relu))(x), [0, 0, 0, 1, 1])
+  edges = jnp.asarray([-1.0, 0.0, 6.0, 5.0])
+  np.testing.assert_allclose(jax.vmap(jax.grad(layers.relu6))(edges), [0, 0, 0, 1])
+  np.testing.assert_allclose(jax.vmap(jax.grad(layers.leaky_relu))(x), [0.01, 0.01, 1, 1, 1], rtol=1e-6)
+
+
+def test_a_gradient_keeps_the_output_of_an_activation_not_its_input():
+  """The next convolution keeps that anyway: a seventh of a training's memory."""
+  x = jnp.asarray([-1.0, 2.0, 7.0])
+  for activation in (layers.relu, layers.relu6, layers.leaky_relu):
+    output, backwards = jax.vjp(activation, x)
+    kept = [leaf for leaf in jax.tree.leaves(backwards) if getattr(leaf, 'shape', None) == x.shape]
+    assert len(kept) == 1 and np.array_equal(kept[0], output)
 
 
 def test_channel_dropout():

@@ -14,7 +14,7 @@ import tiny
 import adnet_jax
 from adnet_jax import pretrained, weights
 from adnet_jax.errors import DeviceError, UsageError, WeightsError
-from adnet_jax.models import layers
+from adnet_jax.models import attention, layers, platforms
 from adnet_jax.segmenter import Segmenter
 
 
@@ -59,6 +59,38 @@ def test_loading_leaves_the_module_as_it_is(tiny_model):
   before = set(weights.flatten(module))
   pretrained.Model(module, metadata, jax.local_devices()[:1])
   assert set(weights.flatten(module)) == before
+
+
+@pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
+def test_programs_of_a_gpu_compute_the_same(tiny_model, dtype):
+  """From kernels in another order and, of 16 bits, another form of 1x1 convolutions."""
+  module, metadata = weights.load(tiny_model, dtype=jnp.dtype(dtype))
+  mesh = jax.sharding.Mesh(np.asarray(jax.local_devices()[:1]), ('data',))
+  frames = np.stack(tiny.frames(3, tiny.SIZE))
+
+  def logits(platform):
+    programs = pretrained.Programs(module, metadata.normalization, platform, mesh)
+    kernels = {name: array for name, array in programs.params.items() if name.endswith('kernel')}
+    assert all(array.dtype == dtype for array in programs.params.values())
+    with attention.blockwise_only():  # cuDNN's is not here
+      anchor = jax.jit(programs.embed)(programs.params, frames[:1])
+      return kernels, np.asarray(jax.jit(programs.predict)(programs.params, anchor, frames))
+
+  (here, expected), (there, found) = logits('cpu'), logits('gpu')
+  for name, kernel in here.items():
+    np.testing.assert_array_equal(kernel, platforms.from_stored(there[name], 'gpu'))
+  assert any(kernel.shape != there[name].shape for name, kernel in here.items())
+  np.testing.assert_allclose(found, expected, atol=(1e-4 if dtype == 'float32' else 0.1) * np.abs(expected).max())
+
+
+def test_options_that_this_xla_does_not_know_are_left_out(monkeypatch):
+  platforms.inference_options.cache_clear()
+  assert platforms.inference_options('cpu') == {}
+  assert platforms.inference_options('gpu') == {'xla_gpu_enable_triton_gemm': False}
+  platforms.inference_options.cache_clear()
+  monkeypatch.setattr(platforms, '_OPTIONS', {'gpu': {'xla_of_yesterday': True}})
+  assert platforms.inference_options('gpu') == {}
+  platforms.inference_options.cache_clear()
 
 
 def test_terms_are_said_once_in_a_process(tiny_model, caplog, monkeypatch):

@@ -54,6 +54,30 @@ by_frame.defvjp(
 )
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def dilated(x: jax.Array, kernel: jax.Array, dilation: int, padding: Padding, by_taps: bool) -> jax.Array:
+  """`plain` of stride 1, whose kernel's gradient is that of `taps` or of `space_to_batch`.
+
+  XLA knows cuDNN's kernel gradients of undilated convolutions only. It makes any other a convolution whose window is
+  the whole map, strided by the dilation: few blocks of work with long sums, and both operands reordered for it.
+  """
+  return plain(x, kernel, stride=1, dilation=dilation, padding=padding)
+
+
+def _dilated_backward(dilation, padding, by_taps, saved, gradient):
+  x, kernel = saved
+  form = taps if by_taps else space_to_batch
+  _, of_input = jax.vjp(lambda x: plain(x, kernel, stride=1, dilation=dilation, padding=padding), x)
+  _, of_kernel = jax.vjp(lambda kernel: form(x, kernel, dilation=dilation, padding=padding), kernel)
+  return *of_input(gradient), *of_kernel(gradient)
+
+
+dilated.defvjp(
+  lambda x, kernel, dilation, padding, by_taps: (dilated(x, kernel, dilation, padding, by_taps), (x, kernel)),
+  _dilated_backward,
+)
+
+
 def under_taps(x: jax.Array, size: tuple[int, int], stride: int, dilation: int, padding: Padding) -> list[jax.Array]:
   """What lies under each of the kh * kw taps of a kernel of `size`, row by row: (b, h', w', c) each."""
   x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
@@ -94,10 +118,11 @@ def space_to_batch(x: jax.Array, kernel: jax.Array, *, dilation: int, padding: P
   rows, columns = _output_size(x.shape, kernel.shape, dilation, padding)
   steps = [-(-n // dilation) for n in (rows, columns)]  # outputs of a phase
   x = _phases(x, [n + k - 1 for n, k in zip(steps, kernel.shape[:2], strict=True)], dilation, padding)
-  x = x.transpose(2, 4, 0, 1, 3, 5)
+  # Frame by frame, so that where frames are shared among devices none leaves its own.
+  x = x.transpose(0, 2, 4, 1, 3, 5)
   x = x.reshape(-1, *x.shape[3:5], c)
   y = plain(x, kernel, stride=1, dilation=1, padding=((0, 0), (0, 0)))
-  y = y.reshape(dilation, dilation, b, *steps, -1).transpose(2, 3, 0, 4, 1, 5)
+  y = y.reshape(b, dilation, dilation, *steps, -1).transpose(0, 3, 1, 4, 2, 5)
   return y.reshape(b, steps[0] * dilation, steps[1] * dilation, -1)[:, :rows, :columns]
 
 
@@ -150,6 +175,11 @@ def winograd_products(size: tuple[int, int], dilation: int, tile: tuple[int, int
 def taps_products(size: tuple[int, int], dilation: int) -> float:
   """Products an output value of `taps` for (h, w) outputs, 3x3 and as much padding as the kernel reaches."""
   return math.prod(1 + 2 * max(0, n - dilation) / n for n in size)
+
+
+def phases_products(size: tuple[int, int], dilation: int) -> float:
+  """Products an output value of `space_to_batch` for (h, w) outputs and a 3x3 kernel: each phase is padded alike."""
+  return 9 * math.prod(-(-n // dilation) * dilation / n for n in size)
 
 
 def _output_size(shape, kernel, dilation: int, padding: Padding) -> tuple[int, int]:

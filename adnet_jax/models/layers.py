@@ -31,6 +31,11 @@ TAPS_FROM_DILATION = 8
 WINOGRAD_CHANNELS = 128
 WINOGRAD_PIXELS = 1000
 WINOGRAD_SHARE = 0.6
+# Up to which share of the products of `space_to_batch` a kernel's gradient on a GPU is that of `taps`, which copies
+# what lies under each tap.
+TAPS_SHARE = 0.6
+# Rows of a matrix of 16-bit numbers that cuBLAS wants a multiple of: XLA copies others to pad them.
+CUBLAS_ROWS = 8
 # How many random numbers are drawn at once (`uniform_fan_in`).
 DRAWS = (1 << 10, 1 << 14, 1 << 18, 1 << 20, 1 << 22, 1 << 24)
 
@@ -57,11 +62,18 @@ def conv(
 
   `inference`: forms whose gradients are slow may be chosen.
   """
+  platform = target_platform()
   if kernel.shape[:2] == (1, 1) and not any(map(any, padding)):
     if stride > 1:
       x = x[:, ::stride, ::stride]
-    return per_frame.product(x, kernel[0, 0])
-  if target_platform() != 'cpu':
+    if platform != 'gpu' or x.dtype.itemsize > 2 or math.prod(x.shape[:3]) % CUBLAS_ROWS == 0:
+      return per_frame.product(x, kernel[0, 0])
+    stride = 1
+  if platform == 'gpu' and dilation > 1 and stride == 1 and not inference:
+    size = x.shape[1], x.shape[2]
+    by_taps = convolutions.taps_products(size, dilation) <= TAPS_SHARE * convolutions.phases_products(size, dilation)
+    return convolutions.dilated(x, kernel, dilation, padding, by_taps)
+  if platform != 'cpu':
     return convolutions.plain(x, kernel, stride=stride, dilation=dilation, padding=padding)
   if stride == 1:
     tile = _winograd_tile(x, kernel, dilation, padding) if inference else None
@@ -231,18 +243,38 @@ def resize_align_corners(x: jax.Array, size: tuple[int, int]) -> jax.Array:
   return jnp.einsum('bWw,bHwc->bHWc', of_columns, y, precision='highest')
 
 
+# The gradient of an activation by its output: the next convolution keeps that anyway, and the input need not be kept.
+
+
+def _with_output(function: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+  return lambda x: (function(x),) * 2
+
+
+@jax.custom_vjp
 def leaky_relu(x: jax.Array) -> jax.Array:
   """max(x, 0.01 x): the slope of the released networks."""
   return jnp.where(x >= 0, x, 0.01 * x)
 
 
+leaky_relu.defvjp(_with_output(leaky_relu), lambda y, gradient: (jnp.where(y >= 0, gradient, 0.01 * gradient),))
+
+
+@jax.custom_vjp
 def relu(x: jax.Array) -> jax.Array:
-  """max(x, 0) with gradient 0 at 0, as PyTorch's; jnp.maximum has one half there."""
-  return jax.nn.relu(x)
+  """max(x, 0) with gradient 0 at 0, as PyTorch's."""
+  return jnp.maximum(x, 0)
 
 
+relu.defvjp(_with_output(relu), lambda y, gradient: (jnp.where(y != 0, gradient, 0),))
+
+
+@jax.custom_vjp
 def relu6(x: jax.Array) -> jax.Array:
-  return jnp.minimum(relu(x), 6)
+  """min(max(x, 0), 6) with gradient 0 at 0 and at 6, as PyTorch's."""
+  return jnp.clip(x, 0, 6)
+
+
+relu6.defvjp(_with_output(relu6), lambda y, gradient: (jnp.where((y != 0) & (y != 6), gradient, 0),))
 
 
 def channel_dropout(x: jax.Array, key: jax.Array | None, rate: float = 0.1) -> jax.Array:
