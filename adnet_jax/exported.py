@@ -287,7 +287,7 @@ class ExportedModel:
     except Exception as error:  # of another JAX: which exceptions its reader raises is not documented
       _say(self._path, f'its programs cannot be read by JAX {jax.__version__}: {" ".join(str(error).split())[:200]}')
       return None
-    return jax.jit(program, compiler_options=platforms.inference_options(self.devices[0].platform))
+    return jax.jit(program, compiler_options=platforms.compiler_options(self.devices[0].platform, 'inference'))
 
 
 def _platform(device: jax.Device) -> str:

@@ -125,7 +125,7 @@ class Model:
     self._rows = NamedSharding(mesh, PartitionSpec('data')) if len(self.devices) > 1 else self._everywhere
     self._params = jax.device_put(programs.params, self._everywhere)
     programs.params = {}
-    jit = functools.partial(jax.jit, compiler_options=platforms.inference_options(self.devices[0].platform))
+    jit = functools.partial(jax.jit, compiler_options=platforms.compiler_options(self.devices[0].platform, 'inference'))
     self._embed = jit(programs.embed, static_argnames='mirror')
     # Not one program with `embed`: an anchor's is a frame's, so that the trunk is traced and compiled once.
     self._classify = jit(programs.classify, static_argnames='blockwise')

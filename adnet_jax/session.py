@@ -262,7 +262,7 @@ def _combining(platform: str) -> Callable[..., jax.Array]:
   leaves the device.
   """
   static = ('mirrored', 'size', 'protocol', 'soft', 'packed', 'grid', 'radius')
-  return jax.jit(combine, static_argnames=static, compiler_options=platforms.inference_options(platform))
+  return jax.jit(combine, static_argnames=static, compiler_options=platforms.compiler_options(platform, 'inference'))
 
 
 def _reraise_unless_memory(error: Exception) -> None:

@@ -23,7 +23,7 @@ from adnet_jax import config as config_lib
 from adnet_jax import mesh as mesh_lib
 from adnet_jax.data import datasets, input_pipeline
 from adnet_jax.errors import AdnetError, DivergedError, WeightsError
-from adnet_jax.models import layers
+from adnet_jax.models import layers, platforms
 from adnet_jax.normalization import normalize
 from adnet_jax.step import Trainer, Tree, initialize, train_step
 
@@ -86,7 +86,10 @@ def _train(config: ml_collections.ConfigDict, workdir: Path, progress, validate)
     # What each process alone knows comes back with the numbers, the same for all.
     return state, {**metrics, 'attempts': batch['attempts'], 'signal': jnp.max(batch['signal'])}
 
-  step_function = jax.jit(one_step, donate_argnums=0, out_shardings=(replicated, replicated))
+  compiler_options = platforms.compiler_options(mesh.devices.flat[0].platform, 'training')
+  step_function = jax.jit(
+    one_step, donate_argnums=0, out_shardings=(replicated, replicated), compiler_options=compiler_options
+  )
   program, paint = None, _painter(trainer)
 
   leader = jax.process_index() == 0  # writes all files but checkpoints, which all processes write together

@@ -315,6 +315,21 @@ def test_max_pool_has_a_gradient_within_a_compiled_program():
   np.testing.assert_array_equal(gradient[0, 0, :, 0], [1, 0, 0, 2])
 
 
+@pytest.mark.parametrize('ceil_mode', [False, True])
+@pytest.mark.parametrize('size', [(7, 8), (2, 5), (1, 1), (6, 9)])
+def test_gradient_of_max_pool_on_a_gpu_goes_to_the_first_largest(size, ceil_mode):
+  """Where many are equal, as zeros after a ReLU are."""
+  x = jnp.round(jnp.maximum(normal(3, 2, *size, 3), 0))
+
+  def gradient(platform):
+    with platforms.lowering_for(platform):
+      y, backwards = jax.vjp(lambda x: layers.max_pool(x, ceil_mode=ceil_mode), x)
+      return np.asarray(y), np.asarray(backwards(normal(4, *y.shape))[0])
+
+  for found, expected in zip(gradient('gpu'), gradient('cpu'), strict=True):
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
 def test_max_pool_of_half_precision():
   assert layers.max_pool(jnp.full((1, 2, 2, 1), -3, jnp.bfloat16), ceil_mode=True).dtype == jnp.bfloat16
 

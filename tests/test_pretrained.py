@@ -84,13 +84,14 @@ def test_programs_of_a_gpu_compute_the_same(tiny_model, dtype):
 
 
 def test_options_that_this_xla_does_not_know_are_left_out(monkeypatch):
-  platforms.inference_options.cache_clear()
-  assert platforms.inference_options('cpu') == {}
-  assert platforms.inference_options('gpu') == {'xla_gpu_enable_triton_gemm': False}
-  platforms.inference_options.cache_clear()
-  monkeypatch.setattr(platforms, '_OPTIONS', {'gpu': {'xla_of_yesterday': True}})
-  assert platforms.inference_options('gpu') == {}
-  platforms.inference_options.cache_clear()
+  platforms.compiler_options.cache_clear()
+  assert platforms.compiler_options('cpu', 'inference') == {} and platforms.compiler_options('gpu', 'other') == {}
+  for purpose in ('inference', 'training'):
+    assert platforms.compiler_options('gpu', purpose) == platforms._OPTIONS['gpu', purpose]
+  platforms.compiler_options.cache_clear()
+  monkeypatch.setattr(platforms, '_OPTIONS', {('gpu', 'inference'): {'xla_of_yesterday': True}})
+  assert platforms.compiler_options('gpu', 'inference') == {}
+  platforms.compiler_options.cache_clear()
 
 
 def test_terms_are_said_once_in_a_process(tiny_model, caplog, monkeypatch):

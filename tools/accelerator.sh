@@ -29,7 +29,7 @@ compact-481 configs/compact.py data.crop=481 batch=8 steps=30000 optim.horizon=3
 '
 TINY_KEYS='model.backbone=resnet10 model.stem=conv7x7 model.aspp_width=8 model.embedding=8 init.weights= data.crop=65 batch=2
   steps=2 optim.horizon=1000 optim.frozen_stages=4 data.stills_fraction=0 evaluate.size=65x65'
-SECTIONS='model end-to-end train-step input metrics'   # of tools/benchmark.py
+SECTIONS='model convolutions attention end-to-end train-step input metrics'   # of tools/benchmark.py
 PART=15M        # below the 16 MB a file may have, in either meaning of MB
 MOST_FILES=8
 

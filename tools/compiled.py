@@ -157,7 +157,7 @@ def _inference(options: argparse.Namespace, devices: list[Any]) -> Iterator[tupl
   changes: dict[str, Any] = {'attention___has_cudnn_attention': lambda: True}  # it asks the GPU of this machine
   if options.plain:
     changes |= {
-      'platforms__inference_options': lambda platform: {},
+      'platforms__compiler_options': lambda platform, purpose: {},
       'platforms__stored': lambda array, dtype, platform: array.astype(dtype) if array.ndim == 4 else array,
       'platforms__from_stored': lambda array, platform: array,
       'layers__CUBLAS_ROWS': 1,
@@ -166,7 +166,7 @@ def _inference(options: argparse.Namespace, devices: list[Any]) -> Iterator[tupl
     mesh = Mesh(np.asarray(devices), ('data',))
     everywhere, rows = (NamedSharding(mesh, spec) for spec in (PartitionSpec(), PartitionSpec('data')))
     programs = pretrained.Programs(module, 'torchvision', platform, mesh)
-    compile_options = platforms.inference_options(platform)
+    compile_options = platforms.compiler_options(platform, 'inference')
 
     def compiling(function: Callable, *shapes) -> Callable[[], Any]:
       jitted = jax.jit(function, compiler_options=compile_options)
@@ -229,7 +229,8 @@ def _training(options: argparse.Namespace, devices: list[Any]) -> Iterator[tuple
       jitted = jax.jit(functools.partial(step.train_step, trainer), donate_argnums=0, out_shardings=(everywhere,) * 2)
       lowered = jitted.trace(shapes, batch).lower(lowering_platforms=(devices[0].platform,))
       # XLA's own products, whose tiles only a GPU can choose, end this compiler.
-      return lowered.compile({'xla_gpu_enable_triton_gemm': False} if _platform(devices) == 'gpu' else None)
+      own = {'xla_gpu_enable_triton_gemm': False} if _platform(devices) == 'gpu' else {}
+      return lowered.compile({**own, **platforms.compiler_options(_platform(devices), 'training')})
 
   yield (
     f'step: {Path(options.config).stem}, {config.batch} pairs of {config.data.crop}, {config.model.dtype}',

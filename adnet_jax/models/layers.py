@@ -205,11 +205,42 @@ def max_pool(x: jax.Array, *, ceil_mode: bool) -> jax.Array:
     if ceil_mode and (n - 1) % 2 and 2 * windows < n + 1:
       windows += 1
     pads.append((1, max(0, 2 * (windows - 1) + 3 - 1 - n)))
+  pool = _max_pool_by_taps if target_platform() == 'gpu' else _max_pool
+  return pool(x, (pads[0], pads[1]))
+
+
+def _max_pool(x: jax.Array, pads: Padding) -> jax.Array:
   # A NumPy value: a traced one would hide from JAX which reduction this is, and that has a gradient.
-  lowest = -np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-  return jax.lax.reduce_window(
-    x, np.asarray(lowest, x.dtype), jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), *pads, (0, 0))
-  )
+  return jax.lax.reduce_window(x, _lowest(x), jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), *pads, (0, 0)))
+
+
+def _lowest(x: jax.Array) -> np.ndarray:
+  return np.asarray(-np.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min, x.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _max_pool_by_taps(x: jax.Array, pads: Padding) -> jax.Array:
+  """`_max_pool`, whose gradient adds up in one order; XLA's scatters it on a GPU, in whatever order threads come."""
+  return _max_pool(x, pads)
+
+
+def _max_pool_backward(pads, saved, gradient):
+  """A window's gradient goes to its first largest value, row by row, as PyTorch's does."""
+  x, y = saved
+  x = jax.lax.pad(x, _lowest(x), ((0, 0, 0), *((*pad, 0) for pad in pads), (0, 0, 0)))
+  first = jnp.full(y.shape, 9, jnp.int8)
+  for tap, pixels in reversed(list(enumerate(convolutions.under_taps(x, (3, 3), 2, 1, ((0, 0), (0, 0)))))):
+    first = jnp.where(pixels == y, jnp.int8(tap), first)
+  total = jnp.zeros_like(x)
+  for tap in range(9):
+    part = jnp.where(first == tap, gradient, 0)
+    spread = [(at, n - at - 2 * m + 1, 1) for at, n, m in zip(divmod(tap, 3), x.shape[1:3], y.shape[1:3])]
+    total += jax.lax.pad(part, jnp.zeros((), x.dtype), ((0, 0, 0), *spread, (0, 0, 0)))
+  (top, bottom), (left, right) = pads
+  return (total[:, top : x.shape[1] - bottom, left : x.shape[2] - right],)
+
+
+_max_pool_by_taps.defvjp(lambda x, pads: ((y := _max_pool(x, pads)), (x, y)), _max_pool_backward)
 
 
 def linear_matrix(positions: np.ndarray, inputs: int) -> np.ndarray:

@@ -15,9 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# What XLA is told when it compiles inference. On a GPU cuBLAS adds bias, shortcut and ReLU to a product as it writes
-# it; XLA's own products, which it would try first, leave them to a pass of their own: a third of a ResNet-101's bytes.
-_OPTIONS: dict[str, dict[str, Any]] = {'gpu': {'xla_gpu_enable_triton_gemm': False}}
+# What XLA is told when it compiles for a platform and a purpose.
+_OPTIONS: dict[tuple[str, str], dict[str, Any]] = {
+  # cuBLAS adds bias, shortcut and ReLU to a product as it writes it; XLA's own products, which it would try first,
+  # leave them to a pass of their own: a third of a ResNet-101's bytes.
+  ('gpu', 'inference'): {'xla_gpu_enable_triton_gemm': False},
+  # No sums in whatever order threads come: a resumed training has the bits of one that was not interrupted.
+  ('gpu', 'training'): {'xla_gpu_exclude_nondeterministic_ops': True},
+}
 
 _platform: contextvars.ContextVar[str | None] = contextvars.ContextVar('platform', default=None)
 
@@ -38,9 +43,9 @@ def target_platform() -> str:
 
 
 @functools.cache
-def inference_options(platform: str) -> dict[str, Any]:
-  """Options of `jax.jit` for programs that infer on `platform`; none where this XLA does not know them."""
-  options = _OPTIONS.get(platform, {})
+def compiler_options(platform: str, purpose: str) -> dict[str, Any]:
+  """Options of `jax.jit` for 'inference' or 'training' on `platform`; none where this XLA does not know them."""
+  options = _OPTIONS.get((platform, purpose), {})
   if options:
     try:
       jax.jit(lambda: 0, compiler_options=options)()

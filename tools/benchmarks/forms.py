@@ -33,13 +33,13 @@ def _finish(call: Callable[[], Any]) -> Any:
 
 
 def _times(title: str, functions: Mapping[str, Callable], arrays: tuple, flop: float, repeats: int) -> list[Row]:
-  """Rows of the functions of the same arrays, in turns; a form that the platform refuses is said."""
+  """Rows of functions of the same arrays, jitted or not, in turns; a form that the platform refuses is said."""
   import jax
 
   rows: list[Row] = []
   ready: dict[str, Callable[[], Any]] = {}
   for name, function in functions.items():
-    call = functools.partial(jax.jit(function), *arrays)
+    call = functools.partial(function if hasattr(function, 'lower') else jax.jit(function), *arrays)
     try:
       jax.block_until_ready(call())
     except Exception as error:  # whatever a compiler says, the others are to be timed
@@ -58,7 +58,7 @@ def convolutions(options: argparse.Namespace) -> list[Row]:
 
   from adnet_jax.models import convolutions as forms
 
-  _, dtype, frames, (height, width) = _setting(options)
+  device, dtype, frames, (height, width) = _setting(options)
   rows, rng = [], np.random.default_rng(0)
   for inputs, outputs, dilation in CONVOLUTIONS:
     if options.tiny:
@@ -75,8 +75,52 @@ def convolutions(options: argparse.Namespace) -> list[Row]:
     if dtype == 'float32':
       functions['Winograd'] = functools.partial(forms.winograd, **given)
     title = f'{frames} x {height} x {width}, {inputs} to {outputs}, dilation {dilation}, {dtype}'
-    rows += _times(title, functions, (x, kernel), 18.0 * x.size * outputs, options.repeats)
-  return rows
+    flop = 18.0 * x.size * outputs
+    rows += _times(title, functions, (x, kernel), flop, options.repeats)
+    if device.platform != 'cpu':
+      gradient = jnp.asarray(rng.standard_normal((*x.shape[:3], outputs), np.float32), dtype)
+      gradients = {name: _kernel_gradient(form) for name, form in functions.items() if not name.startswith('not')}
+      rows += _times(f'{title}, gradient of the kernel', gradients, (x, kernel, gradient), flop, options.repeats)
+  return rows + _one_by_one(options)
+
+
+def _kernel_gradient(form: Callable) -> Callable:
+  import jax
+
+  return lambda x, kernel, gradient: jax.vjp(lambda kernel: form(x, kernel), kernel)[1](gradient)
+
+
+def _one_by_one(options: argparse.Namespace) -> list[Row]:
+  """A 1x1 convolution with bias, shortcut and ReLU, as layer3 has it last, in each form and with each compiler."""
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+
+  from adnet_jax.models import convolutions as forms
+  from adnet_jax.models import platforms
+
+  device, dtype, frames, (height, width) = _setting(options)
+  inputs, outputs = (8, 8) if options.tiny else (256, 1024)
+  rng = np.random.default_rng(0)
+  x, shortcut, kernel, bias = (
+    jnp.asarray(rng.standard_normal(shape, np.float32), dtype)
+    for shape in ((frames, height, width, inputs), (frames, height, width, outputs), (inputs, outputs), (outputs,))
+  )
+
+  def product(x, kernel):
+    return jax.lax.dot_general(x, kernel, (((3,), (0,)), ((), ())))
+
+  def convolution(x, kernel):
+    return forms.plain(x, kernel[None, None], stride=1, dilation=1, padding=((0, 0), (0, 0)))
+
+  def block(form: Callable, **how: Any) -> Callable:
+    return jax.jit(lambda x, shortcut, kernel, bias: jax.nn.relu(form(x, kernel) + bias + shortcut), **how)
+
+  functions = {'product': block(product), 'convolution': block(convolution)}
+  if known := platforms.compiler_options(device.platform, 'inference'):
+    functions['product, options of inference'] = block(product, compiler_options=known)
+  title = f'{frames} x {height} x {width}, {inputs} to {outputs}, 1x1, bias, shortcut, ReLU, {dtype}'
+  return _times(title, functions, (x, shortcut, kernel, bias), 2.0 * x.size * outputs, options.repeats)
 
 
 def attention(options: argparse.Namespace) -> list[Row]:

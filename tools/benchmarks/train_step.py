@@ -28,6 +28,7 @@ def run(options: argparse.Namespace) -> list[Row]:
   from adnet_jax import config as config_lib
   from adnet_jax import pretrained, utilization
   from adnet_jax import step as step_lib
+  from adnet_jax.models import platforms
 
   devices, rows = pretrained.find_devices(options.device), []
   for crop in options.crop or [None]:
@@ -38,7 +39,11 @@ def run(options: argparse.Namespace) -> list[Row]:
     shape = (config.batch, 2, config.data.crop, config.data.crop)
     images, masks = rng.integers(0, 256, (*shape, 3), np.uint8), rng.integers(0, 2, shape, np.uint8)
     batch = jax.device_put({'images': images, 'masks': masks})
-    step = jax.jit(lambda state, batch, trainer=trainer: step_lib.train_step(trainer, state, batch), donate_argnums=0)
+    step = jax.jit(
+      lambda state, batch, trainer=trainer: step_lib.train_step(trainer, state, batch),
+      donate_argnums=0,
+      compiler_options=platforms.compiler_options(devices[0].platform, 'training'),
+    )
     lowered = step.lower(state, batch)
     current = [state]
 
