@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from adnet_jax.models import convolutions, per_frame
+from adnet_jax.models import attention, convolutions, per_frame
 
 PADDING = ((2, 1), (0, 3))
 
@@ -89,4 +89,29 @@ def test_gradients_have_the_same_bits_on_any_number_of_devices(devices):
 
   batches = normal(4, 16, 17, 17, 64), normal(5, 16, 17, 17, 64)
   one, several = on_devices(gradients, 1, *batches), on_devices(gradients, devices, *batches)
+  jax.tree.map(np.testing.assert_array_equal, several, one)
+
+
+@pytest.mark.parametrize('devices', [2, 8])
+def test_gradients_of_attention_have_the_same_bits_where_each_device_has_a_frame(devices):
+  """As JAX differentiates it, the context's did not."""
+  batches = normal(0, 8, 578, 128), normal(1, 8, 289, 128), normal(2, 8, 578, 128)
+
+  def gradients(queries, context, target):
+    return jax.grad(lambda q, k: jnp.vdot(attention.attend_exact(q, k), target), (0, 1))(queries, context)
+
+  one, several = on_devices(gradients, 1, *batches), on_devices(gradients, devices, *batches)
+  jax.tree.map(np.testing.assert_array_equal, several, one)
+
+
+def test_a_product_of_few_pixels_has_the_same_bits_on_any_number_of_devices():
+  """Nine pixels a frame, as at the edges of a dilated kernel: all frames together were summed in another order."""
+  kernel, batches = normal(0, 512, 512), (normal(1, 16, 1, 9, 512), normal(2, 16, 1, 9, 512))
+
+  def values_and_gradients(x, target):
+    return per_frame.product(x, kernel), *jax.grad(lambda x, k: jnp.vdot(per_frame.product(x, k), target), (0, 1))(
+      x, kernel
+    )
+
+  one, several = (on_devices(values_and_gradients, count, *batches) for count in (1, 8))
   jax.tree.map(np.testing.assert_array_equal, several, one)

@@ -52,6 +52,7 @@ def kernels(mesh: Mesh) -> Iterator[None]:
     _mesh.reset(token)
 
 
+@jax.custom_vjp
 def attend_exact(queries: jax.Array, context: jax.Array) -> jax.Array:
   """softmax(Q K^T / sqrt(c)) K with the whole matrix in memory.
 
@@ -62,27 +63,29 @@ def attend_exact(queries: jax.Array, context: jax.Array) -> jax.Array:
   Returns:
     (b, n, c) in the dtype of `context`; the softmax is float32.
   """
+  return _exact_forward(queries, context)[0]
+
+
+def _exact_forward(queries, context):
   scores = jnp.einsum('bnc,bmc->bnm', queries, context, preferred_element_type=jnp.float32)
-  weights = _softmax(scores / math.sqrt(context.shape[-1]))
-  return jnp.einsum('bnm,bmc->bnc', weights.astype(context.dtype), context)
+  weights = jax.nn.softmax(scores / math.sqrt(context.shape[-1]), axis=-1)
+  return jnp.einsum('bnm,bmc->bnc', weights.astype(context.dtype), context), (queries, context, weights)
 
 
-@jax.custom_vjp
-def _softmax(scores: jax.Array) -> jax.Array:
-  """Softmax of (b, n, m) over m, whose gradient has the same bits on any number of devices."""
-  return jax.nn.softmax(scores, axis=-1)
+def _exact_backward(saved, gradient):
+  """Written out: differentiated by JAX, its last bits depend on how many frames a device has."""
+  queries, context, weights = saved
+  einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+  of_weights = einsum('bnc,bmc->bnm', gradient, context)
+  of_scores = weights * (of_weights - per_frame.over_channels(of_weights * weights)[..., None])
+  of_scores = (of_scores / math.sqrt(context.shape[-1])).astype(context.dtype)
+  as_value = einsum('bnm,bnc->bmc', weights.astype(context.dtype), gradient)
+  as_key = einsum('bnm,bnc->bmc', of_scores, queries)
+  of_queries = einsum('bnm,bmc->bnc', of_scores, context)
+  return of_queries.astype(queries.dtype), (as_value + as_key).astype(context.dtype)
 
 
-def _softmax_forward(scores):
-  weights = _softmax(scores)
-  return weights, weights
-
-
-def _softmax_backward(weights, gradient):
-  return (weights * (gradient - per_frame.over_channels(gradient * weights)[..., None]),)
-
-
-_softmax.defvjp(_softmax_forward, _softmax_backward)
+attend_exact.defvjp(_exact_forward, _exact_backward)
 
 
 def attend_blockwise(queries: jax.Array, context: jax.Array, block: int = BLOCK) -> jax.Array:

@@ -14,6 +14,10 @@ from jax.sharding import PartitionSpec
 
 from adnet_jax.models import platforms
 
+# Up to how many pixels a frame its product with a kernel is one of its own: how a CPU splits a product of all frames,
+# and with it the order of its sums, depends on how many rows there are if these are few.
+FEW_PIXELS = 64
+
 
 def over_frames(values: jax.Array) -> jax.Array:
   """(b, ...) -> (...): vectors by one product, larger arrays pair by pair, first those that one device holds."""
@@ -115,7 +119,7 @@ def _product(x, kernel):
 
 
 def _times(x, kernel):
-  if 1 in (x.shape[1] * x.shape[2], *kernel.shape):  # a product with a vector
+  if x.shape[1] * x.shape[2] <= FEW_PIXELS or 1 in kernel.shape:
     kernels = jnp.broadcast_to(kernel, (len(x), *kernel.shape))
     return jnp.einsum('bpi,bio->bpo', x.reshape(len(x), -1, x.shape[3]), kernels).reshape(*x.shape[:3], -1)
   return jax.lax.dot_general(x, kernel, _LAST_AND_FIRST)
