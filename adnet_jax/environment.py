@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib.util
 import logging as std_logging
 import os
@@ -19,6 +20,10 @@ from adnet_jax.errors import UsageError
 CACHE_BYTES = 4 * 2**30
 # After which an entry that is not whole is not being written any more.
 TORN_SECONDS = 60
+
+
+# Parameters of glibc's mallopt: how many heaps threads share, how many blocks are mapped, what is given back.
+_ARENA_MAX, _MMAP_MAX, _TRIM_THRESHOLD = -8, -4, -1
 
 
 def cache_folder() -> Path:
@@ -55,6 +60,21 @@ def set_up(device: str | None = None, *, cache: bool | Path = True) -> None:
   jax.config.update('jax_default_device', devices[0])
   if devices[0].platform == 'cpu' and device is None and gpu_without_jax():
     logging.warning('a GPU is present but this JAX runs on the CPU only: adnet doctor explains')
+
+
+def keep_memory() -> None:
+  """Has glibc keep freed memory for this process, which segments; elsewhere does nothing.
+
+  XLA takes a program's working memory anew at every call on a CPU, 72 MB a frame for the bundled model, and glibc would
+  map and unmap blocks of that size: a sixth of the processor time went into new pages. (A training's gigabytes are
+  given back all the same, and it would need half as much again.)
+  """
+  if sys.platform != 'linux':
+    return
+  mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
+  if mallopt is not None:  # musl has none
+    for parameter, value in ((_ARENA_MAX, 1), (_MMAP_MAX, 0), (_TRIM_THRESHOLD, 2**31 - 1)):
+      mallopt(parameter, value)
 
 
 def compiled_folder(cache: bool | Path = True) -> Path | None:

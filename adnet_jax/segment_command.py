@@ -138,6 +138,7 @@ def run(a: argparse.Namespace) -> None:
   from adnet_jax import environment
   from adnet_jax import segmenter as segmenter_lib
 
+  environment.keep_memory()
   environment.set_up(a.device, cache=cache_of(a))
   segmenter = segmenter_lib.Segmenter.from_pretrained(
     a.model,

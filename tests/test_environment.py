@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import platform
 import subprocess
 import sys
 
@@ -27,6 +28,40 @@ def restored(monkeypatch, tmp_path):
   logging.getLogger().handlers[:] = handlers
   jax.config.update('jax_default_device', None)
   jax.config.update('jax_compilation_cache_dir', cache)
+
+
+FAULTS = """
+import resource, sys
+from adnet_jax import environment
+if sys.argv[1] == 'kept':
+  environment.keep_memory()
+import jax
+import jax.numpy as jnp
+
+@jax.jit
+def program(x):  # works in 80 MB, as a network at a video's size
+  y = jax.lax.optimization_barrier(jnp.broadcast_to(x, (20_000, 1000)) + 1)
+  return jax.lax.optimization_barrier(y * x).sum()
+
+x = jnp.ones(1000)
+for _ in range(3):
+  program(x).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+  program(x).block_until_ready()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) // 5)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != 'glibc', reason='of glibc')
+def test_a_programs_working_memory_is_kept_between_calls():
+  def faults(how):
+    command = [sys.executable, '-c', FAULTS, how]
+    environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+    return int(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
+
+  given_back, kept = faults('given back'), faults('kept')
+  assert given_back > 10_000 and kept < 1000, 'pages of 4 kB, new to the process, a call'
 
 
 def test_compiled_programs_are_kept_in_the_users_cache(tmp_path, monkeypatch):

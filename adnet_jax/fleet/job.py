@@ -90,6 +90,7 @@ def make_segmenter(job: Job) -> Segmenter:
   from adnet_jax import environment
   from adnet_jax.segmenter import Segmenter
 
+  environment.keep_memory()
   environment.set_up(job.device, cache=job.cache)
   return Segmenter.from_pretrained(**job.segmenter, device=job.device)
 

@@ -59,6 +59,7 @@ def serve(
   if token is None and not security.is_loopback(host):
     token = secrets.token_urlsafe(18)
   with contextlib.closing(_listen(host, port)) as listener, _folder() as root:
+    environment.keep_memory()
     environment.set_up(device)
     segmenter = Segmenter.from_pretrained(model, size=size, device=device)
     queue = jobs.Jobs(root, lambda run: work.segment(run, segmenter, limits, str(model)))

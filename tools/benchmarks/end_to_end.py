@@ -25,8 +25,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> list[Row]:
   """Ours by stage (stages overlap), a plain loop of ours, the oracle's loop, and reading alone, in turns."""
-  from adnet_jax import errors, pipeline, segmenter, video, weights
+  from adnet_jax import environment, errors, pipeline, segmenter, video, weights
 
+  environment.keep_memory()  # as the command does; the oracle in this process profits too
   try:
     runner = segmenter.Segmenter.from_pretrained(
       options.model or weights.DEFAULT_MODEL, device=options.device, dtype=options.dtype, size=options.network_size
