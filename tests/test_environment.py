@@ -41,7 +41,7 @@ import jax.numpy as jnp
 @jax.jit
 def program(x):  # works in 80 MB, as a network at a video's size
   y = jax.lax.optimization_barrier(jnp.broadcast_to(x, (20_000, 1000)) + 1)
-  return jax.lax.optimization_barrier(y * x).sum()
+  return jnp.sort(y.reshape(-1, 8), 1).sum()
 
 x = jnp.ones(1000)
 for _ in range(3):
