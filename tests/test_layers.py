@@ -386,7 +386,7 @@ def test_activations():
 
 
 def test_a_gradient_keeps_the_output_of_an_activation_not_its_input():
-  """The next convolution keeps that anyway: a seventh of a training's memory."""
+  """The next convolution keeps that anyway: a sixth of a training's memory on a GPU."""
   x = jnp.asarray([-1.0, 2.0, 7.0])
   for activation in (layers.relu, layers.relu6, layers.leaky_relu):
     output, backwards = jax.vjp(activation, x)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tiny
 
-from adnet_jax import pretrained, step, weights
+from adnet_jax import pretrained, session, step, weights
 from adnet_jax.models import adnet, attention, layers, platforms
 from tools.benchmarks import forms
 
@@ -48,6 +48,24 @@ def test_inference(variant, backbone, stem, blockwise):
   assert exported.out_avals[0].shape[0] == 4
   # The kernel is in it, unless memory is short.
   assert ('tpu_custom_call' in exported.mlir_module()) == (variant == 'full' and not blockwise)
+
+
+@pytest.mark.parametrize('refined', [False, True])
+def test_masks(refined):
+  """Thresholded and packed on the device, refined along the frame's edges or not."""
+  logits = jax.ShapeDtypeStruct((4, 9, 17, 1), np.float32)
+  guide = jax.ShapeDtypeStruct((4, 60, 107, 3), np.uint8) if refined else None
+
+  def combine(logits, mirrored, threshold, guide):
+    options = dict(mirrored=(False, True), size=(60, 107), protocol='paper', soft=False, packed=True)
+    return session.combine(
+      (logits, mirrored), threshold, guide=guide, grid=(17, 33) if refined else None, radius=3, **options
+    )
+
+  with platforms.lowering_for('tpu'):
+    exported = lowered(combine, logits, logits, jax.ShapeDtypeStruct((), np.float32), guide)
+  (masks,) = exported.out_avals
+  assert masks.shape == (4, 60, 14) and masks.dtype == np.uint8
 
 
 def test_training_step(training_config):
