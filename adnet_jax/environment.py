@@ -20,8 +20,6 @@ from adnet_jax.errors import UsageError
 CACHE_BYTES = 4 * 2**30
 # After which an entry that is not whole is not being written any more.
 TORN_SECONDS = 60
-
-
 # Parameters of glibc's mallopt: how many heaps threads share, how many blocks are mapped, what is given back.
 _ARENA_MAX, _MMAP_MAX, _TRIM_THRESHOLD = -8, -4, -1
 

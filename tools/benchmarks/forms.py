@@ -97,7 +97,7 @@ def _one_by_one(options: argparse.Namespace) -> list[Row]:
   import numpy as np
 
   from adnet_jax.models import convolutions as forms
-  from adnet_jax.models import platforms
+  from adnet_jax.models import per_frame, platforms
 
   device, dtype, frames, (height, width) = _setting(options)
   inputs, outputs = (8, 8) if options.tiny else (256, 1024)
@@ -107,18 +107,15 @@ def _one_by_one(options: argparse.Namespace) -> list[Row]:
     for shape in ((frames, height, width, inputs), (frames, height, width, outputs), (inputs, outputs), (outputs,))
   )
 
-  def product(x, kernel):
-    return jax.lax.dot_general(x, kernel, (((3,), (0,)), ((), ())))
-
   def convolution(x, kernel):
     return forms.plain(x, kernel[None, None], stride=1, dilation=1, padding=((0, 0), (0, 0)))
 
   def block(form: Callable, **how: Any) -> Callable:
     return jax.jit(lambda x, shortcut, kernel, bias: jax.nn.relu(form(x, kernel) + bias + shortcut), **how)
 
-  functions = {'product': block(product), 'convolution': block(convolution)}
+  functions = {'product': block(per_frame.product), 'convolution': block(convolution)}
   if known := platforms.compiler_options(device.platform, 'inference'):
-    functions['product, options of inference'] = block(product, compiler_options=known)
+    functions['product, options of inference'] = block(per_frame.product, compiler_options=known)
   title = f'{frames} x {height} x {width}, {inputs} to {outputs}, 1x1, bias, shortcut, ReLU, {dtype}'
   return _times(title, functions, (x, shortcut, kernel, bias), 2.0 * x.size * outputs, options.repeats)
 
